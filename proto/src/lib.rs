@@ -1,0 +1,63 @@
+//! The contract of Postern: the types of its gRPC services, its identifiers, and the one place where a [`Reason`] becomes
+//! a gRPC status and an HTTP status.
+//!
+//! `src/gen` is generated from the `.proto` files beside it (`make generate`) and checked in; a test compares.
+
+mod failure;
+mod feature;
+mod name;
+mod reason;
+mod redacted;
+
+pub use failure::{Blame, Failure};
+pub use feature::{Feature, UnknownFeature};
+pub use name::{EndpointId, InvalidName, MemberName, ModelName, PrincipalName};
+pub use reason::Reason;
+
+/// All services and messages, as a serialised `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTOR_SET: &[u8] = include_bytes!("gen/descriptor.bin");
+
+/// `postern.completion`: what a completion is made of.
+pub mod completion {
+    /// Version 1.
+    #[expect(missing_docs, clippy::all, reason = "generated code")]
+    pub mod v1 {
+        include!("gen/postern.completion.v1.rs");
+    }
+}
+
+/// `postern.model`: the adapter's API.
+pub mod model {
+    /// Version 1.
+    #[expect(missing_docs, clippy::all, reason = "generated code")]
+    pub mod v1 {
+        include!("gen/postern.model.v1.rs");
+    }
+}
+
+/// `postern.gateway`: the public door.
+pub mod gateway {
+    /// Version 1.
+    #[expect(missing_docs, clippy::all, reason = "generated code")]
+    pub mod v1 {
+        include!("gen/postern.gateway.v1.rs");
+    }
+}
+
+/// `postern.instance`: token authority and control plane.
+pub mod instance {
+    /// Version 1.
+    #[expect(missing_docs, clippy::all, reason = "generated code")]
+    pub mod v1 {
+        include!("gen/postern.instance.v1.rs");
+    }
+}
+
+/// `grpc.health`: the gRPC health checking protocol with its List call.
+pub mod health {
+    /// Version 1.
+    #[expect(missing_docs, clippy::all, reason = "generated code")]
+    pub mod v1 {
+        include!("gen/grpc.health.v1.rs");
+    }
+}
