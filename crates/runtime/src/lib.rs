@@ -1,1 +1,21 @@
-//! postern-runtime
+//! What every Postern process does alike: configuration, telemetry, start and stop, readiness and health, gRPC and HTTP
+//! serving, the link to the instance, and the check of access tokens.
+
+pub mod auth;
+pub mod clock;
+pub mod config;
+pub mod grpc;
+pub mod health;
+pub mod http;
+pub mod instance;
+pub mod lifecycle;
+pub mod ops;
+pub mod policy;
+pub mod process;
+pub mod readiness;
+pub mod request_id;
+pub mod telemetry;
+
+pub use clock::{Clock, SystemClock};
+pub use lifecycle::Lifecycle;
+pub use readiness::{Condition, Readiness};

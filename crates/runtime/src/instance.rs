@@ -1,0 +1,313 @@
+//! The link of a gateway or an adapter to its instance. They dial, the instance never does; whatever breaks is dialled again
+//! with growing pauses, and what was learned stays in use meanwhile.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use futures_util::StreamExt as _;
+use postern_proto::instance::v1 as pb;
+use postern_proto::instance::v1::token_service_client::TokenServiceClient;
+use postern_proto::instance::v1::trust_service_client::TrustServiceClient;
+use postern_proto::{Failure, Reason};
+use postern_token::{IssuerProfile, PublicKey, TrustTable};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use crate::auth::Verifier;
+use crate::clock::Clock;
+use crate::config::{self, ConfigError, PeerAddress};
+use crate::lifecycle::Lifecycle;
+use crate::readiness::Condition;
+use crate::request_id::RequestId;
+use crate::{Readiness, grpc};
+
+/// The scope of the fleet's own tokens at the instance.
+pub const FLEET_SCOPE: &str = "instance:fleet";
+/// The scope of a gateway's tokens at an adapter.
+pub const GENERATE_SCOPE: &str = "model:generate";
+
+/// The `[instance]` section.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceConfig {
+    /// Where the instance's gRPC port is.
+    pub address: PeerAddress,
+    /// The file that `postern fleet add` wrote.
+    pub credential_file: PathBuf,
+}
+
+/// A silent stream is given up after this; the instance sends a heartbeat every 2 s.
+pub const SILENCE: Duration = Duration::from_secs(10);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An access token and its end.
+#[derive(Clone)]
+pub struct Minted {
+    /// The token.
+    pub token: Arc<str>,
+    /// Its end, in seconds since 1970.
+    pub expires: u64,
+}
+
+/// The link.
+#[derive(Clone)]
+pub struct InstanceLink {
+    channel: Channel,
+    credential: SecretString,
+    replica_id: Arc<str>,
+    clock: Arc<dyn Clock>,
+    lifecycle: Lifecycle,
+}
+
+impl InstanceLink {
+    /// A link that dials when it is first used.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the credential file cannot be read.
+    pub fn new(config: &InstanceConfig, clock: Arc<dyn Clock>, lifecycle: &Lifecycle) -> Result<Self, ConfigError> {
+        let channel =
+            grpc::channel(&config.address).map_err(|error| ConfigError::invalid("instance.address", error))?;
+        Ok(Self {
+            channel,
+            credential: config::secret_file("instance.credential_file", &config.credential_file)?,
+            replica_id: RequestId::generate().as_str().into(),
+            clock,
+            lifecycle: lifecycle.clone(),
+        })
+    }
+
+    /// The channel to the instance.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// This process among the replicas of its fleet member.
+    #[must_use]
+    pub fn replica_id(&self) -> &str {
+        &self.replica_id
+    }
+
+    /// Exchanges a credential for an access token. An empty audience is the instance's default for the credential.
+    ///
+    /// # Errors
+    /// The instance's refusal, or INSTANCE_UNAVAILABLE.
+    pub async fn exchange(&self, credential: &str, audience: &str, scope: &[&str]) -> Result<Minted, Failure> {
+        let mut request = tonic::Request::new(pb::ExchangeTokenRequest {
+            subject_token: credential.to_owned(),
+            audience: audience.to_owned(),
+            scope: scope.iter().map(|scope| (*scope).to_owned()).collect(),
+            ..Default::default()
+        });
+        request.set_timeout(EXCHANGE_TIMEOUT);
+        let answer = tokio::time::timeout(EXCHANGE_TIMEOUT, TokenServiceClient::new(self.channel()).exchange_token(request))
+            .await
+            .map_err(|_| Failure::new(Reason::InstanceUnavailable, "the instance did not answer in time"))?
+            .map_err(|status| Failure::from_status(&status, Reason::InstanceUnavailable))?
+            .into_inner();
+        let expires = answer.expire_time.map_or(0, |time| u64::try_from(time.seconds).unwrap_or(0));
+        Ok(Minted { token: answer.access_token.into(), expires })
+    }
+
+    /// Keeps a token of this process's own for an audience, renewed at half its life, so that no request waits for one.
+    #[must_use]
+    pub fn keep_token(&self, audience: String, scope: &'static str) -> KeptToken {
+        let kept = KeptToken { current: Arc::default(), clock: self.clock.clone() };
+        let (link, slot) = (self.clone(), kept.clone());
+        let renew = async move {
+            let mut pause = Pause::default();
+            loop {
+                match link.exchange(link.credential.expose_secret(), &audience, &[scope]).await {
+                    Ok(minted) => {
+                        pause = Pause::default();
+                        let left = minted.expires.saturating_sub(link.clock.now());
+                        slot.current.store(Some(Arc::new(minted)));
+                        tokio::time::sleep(Duration::from_secs((left / 2).max(1))).await;
+                    }
+                    Err(failure) => {
+                        pause.announce("token exchange", &failure);
+                        pause.wait().await;
+                    }
+                }
+            }
+        };
+        let stopping = self.lifecycle.stopping().clone();
+        self.lifecycle.spawn(async move { stopping.run_until_cancelled(renew).await.unwrap_or(()) });
+        kept
+    }
+
+    /// Runs a subscription again and again until the process stops. `run` gets a token for the instance and returns when its
+    /// stream ends.
+    pub fn subscribe<F>(&self, name: &'static str, run: impl Fn(String) -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = Failure> + Send,
+    {
+        let (link, stopping) = (self.clone(), self.lifecycle.stopping().clone());
+        self.lifecycle.spawn(async move {
+            let mut pause = Pause::default();
+            while !stopping.is_cancelled() {
+                let begun = tokio::time::Instant::now();
+                let session = async {
+                    match link.exchange(link.credential.expose_secret(), "", &[FLEET_SCOPE]).await {
+                        Ok(minted) => run(minted.token.to_string()).await,
+                        Err(failure) => failure,
+                    }
+                };
+                let failure = tokio::select! {
+                    failure = session => failure,
+                    () = stopping.cancelled() => break,
+                };
+                if begun.elapsed() > SILENCE {
+                    pause = Pause::default();
+                }
+                pause.announce(name, &failure);
+                pause.wait().await;
+            }
+        });
+    }
+
+    /// Follows the trust feed: the verifier always has the newest keys, and readiness waits for the first.
+    pub fn follow_trust(&self, verifier: Verifier, readiness: &Readiness) {
+        let arrived = readiness.condition("keys");
+        let link = self.clone();
+        self.subscribe("trust feed", move |token| {
+            let (link, verifier, arrived) = (link.clone(), verifier.clone(), arrived.clone());
+            async move {
+                match link.follow_trust_once(&token, &verifier, &arrived).await {
+                    Ok(()) => Failure::new(Reason::InstanceUnavailable, "the trust feed ended"),
+                    Err(failure) => failure,
+                }
+            }
+        });
+    }
+
+    async fn follow_trust_once(&self, token: &str, verifier: &Verifier, arrived: &Condition) -> Result<(), Failure> {
+        let lost = |status: tonic::Status| Failure::from_status(&status, Reason::InstanceUnavailable);
+        // One acknowledgement under way and one waiting is enough: each says all that those before it said.
+        let (up, outgoing) = mpsc::channel(2);
+        let hello = pb::WatchTrustRequest { replica_id: self.replica_id().to_owned(), acknowledged_sequence: 0 };
+        let _ = up.try_send(hello.clone());
+        let request = grpc::onward(ReceiverStream::new(outgoing), &RequestId::generate(), token, None);
+        let mut feed =
+            TrustServiceClient::new(self.channel()).watch_trust(request).await.map_err(lost)?.into_inner();
+        let mut snapshot = Snapshot::default();
+        while let Some(message) = next(&mut feed).await? {
+            let Some(pb::watch_trust_response::Message::Chunk(chunk)) = message.message else { continue };
+            let sequence = chunk.sequence;
+            if let Some(table) = snapshot.add(chunk)? {
+                tracing::info!(trust.sequence = sequence, trust.keys = table.1, "trust snapshot in use");
+                verifier.replace(table.0);
+                arrived.open();
+                let _ = up.try_send(pb::WatchTrustRequest { acknowledged_sequence: sequence, ..hello.clone() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The next message of a stream that must not be silent.
+///
+/// # Errors
+/// INSTANCE_UNAVAILABLE after [`SILENCE`], or what the stream ended with.
+pub async fn next<T>(stream: &mut tonic::Streaming<T>) -> Result<Option<T>, Failure> {
+    match tokio::time::timeout(SILENCE, stream.next()).await {
+        Ok(None) => Ok(None),
+        Ok(Some(Ok(message))) => Ok(Some(message)),
+        Ok(Some(Err(status))) => Err(Failure::from_status(&status, Reason::InstanceUnavailable)),
+        Err(_) => Err(Failure::new(Reason::InstanceUnavailable, "the instance has gone silent")),
+    }
+}
+
+/// A snapshot whose chunks are still coming.
+#[derive(Default)]
+struct Snapshot {
+    profile: Option<IssuerProfile>,
+    keys: Vec<PublicKey>,
+}
+
+/// Keys in one snapshot; more is a fault.
+const MAX_KEYS: usize = 256;
+
+impl Snapshot {
+    /// Takes a chunk; after the last one, the table and its number of keys.
+    fn add(&mut self, chunk: pb::TrustChunk) -> Result<Option<(TrustTable, usize)>, Failure> {
+        let broken = |what: &str| Failure::new(Reason::InstanceUnavailable, format!("the trust feed sent {what}"));
+        let pb::TrustChunk { sequence: _, last, issuer, keys } = chunk;
+        if let Some(issuer) = issuer {
+            let pb::IssuerProfile { issuer, instance_id, max_lifetime, audience } = issuer;
+            let max_lifetime = max_lifetime.map_or(0, |d| u64::try_from(d.seconds).unwrap_or(0));
+            self.profile = Some(IssuerProfile { issuer, instance_id, audience, max_lifetime });
+        }
+        for key in keys {
+            let read = PublicKey::from_jwk_json(&key.jwk_json).map_err(|_| broken("a key that cannot be used"))?;
+            if read.kid() != key.kid || read.header() != key.header {
+                return Err(broken("a key whose id or header is not its own"));
+            }
+            self.keys.push(read);
+        }
+        if self.keys.len() > MAX_KEYS {
+            return Err(broken("too many keys"));
+        }
+        if !last {
+            return Ok(None);
+        }
+        let whole = std::mem::take(self);
+        let profile = whole.profile.ok_or_else(|| broken("a snapshot without an issuer"))?;
+        let count = whole.keys.len();
+        Ok(Some((TrustTable::new(profile, whole.keys), count)))
+    }
+}
+
+/// A token that is renewed in the background.
+#[derive(Clone)]
+pub struct KeptToken {
+    current: Arc<ArcSwapOption<Minted>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl KeptToken {
+    /// The token, while there is one that has not ended.
+    #[must_use]
+    pub fn get(&self) -> Option<Arc<str>> {
+        let minted = self.current.load_full()?;
+        (minted.expires > self.clock.now()).then(|| minted.token.clone())
+    }
+}
+
+/// Growing pauses between tries, and one log line per kind of failure in a row.
+#[derive(Default)]
+struct Pause {
+    last: Option<Duration>,
+    announced: Option<Reason>,
+}
+
+impl Pause {
+    fn announce(&mut self, what: &'static str, failure: &Failure) {
+        if self.announced != Some(failure.reason) {
+            self.announced = Some(failure.reason);
+            tracing::warn!(
+                link.what = what,
+                reason = failure.reason.name(),
+                message = failure.message,
+                detail = failure.detail,
+                "the instance cannot be used; trying again"
+            );
+        }
+    }
+
+    async fn wait(&mut self) {
+        let pause = self.last.map_or(FIRST_PAUSE, |last| (last * 2).min(LONGEST_PAUSE));
+        self.last = Some(pause);
+        // Half of the pause is drawn by chance, so that a fleet does not come back all at once.
+        let chance = uuid::Uuid::new_v4().as_bytes()[0];
+        tokio::time::sleep(pause / 2 + pause / 2 * u32::from(chance) / 255).await;
+    }
+}
