@@ -1,1 +1,20 @@
-//! instance-svc
+//! The instance: token authority and control plane.
+//!
+//! `main → app → doors → domain → store`. Domain modules name no tonic, axum or sqlx type; wire types stop at the doors.
+
+pub mod app;
+mod changes;
+pub mod config;
+mod credentials;
+mod directory;
+mod doors;
+mod exchange;
+mod fleet;
+mod issuer;
+mod keys;
+mod model;
+mod policy;
+mod registry;
+mod relay;
+mod seal;
+mod store;

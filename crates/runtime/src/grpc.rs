@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use http::HeaderMap;
+use postern_proto::{Failure, Reason};
 use tokio::net::TcpListener;
+use tonic::Status;
 use tonic::service::Routes;
 use tonic::transport::server::{TcpConnectInfo, TcpIncoming};
 use tonic::transport::{Channel, Endpoint, Server};
@@ -99,6 +101,18 @@ pub fn timeout_of(headers: &HeaderMap) -> Option<Duration> {
         "n" => Duration::from_nanos(value),
         _ => return None,
     })
+}
+
+/// The status that a failure leaves the process as. This is where a failure is logged, once.
+#[must_use]
+pub fn refuse(failure: Failure) -> Status {
+    let (reason, message) = (failure.reason.name(), failure.message.as_str());
+    let detail = failure.detail.as_deref();
+    match failure.reason {
+        Reason::Internal | Reason::StoreUnavailable => tracing::error!(reason, message, detail, "request failed"),
+        _ => tracing::info!(reason, message, detail, "request refused"),
+    }
+    failure.into()
 }
 
 /// A request to another process on behalf of one that was received.

@@ -1,0 +1,35 @@
+//! The doors: gRPC and HTTP over one domain. Wire types stop here.
+
+pub mod config;
+pub mod features;
+pub mod fleet;
+pub mod guard;
+pub mod http;
+pub mod models;
+pub mod principals;
+pub mod relay;
+pub mod token;
+pub mod trust;
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::Stream;
+use tonic::Status;
+
+use crate::store::Millis;
+
+/// A server's stream.
+pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// How often an idle stream says that it lives.
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(2);
+
+pub(crate) fn timestamp(millis: Millis) -> Option<prost_types::Timestamp> {
+    let nanos = i32::try_from(millis.rem_euclid(1000) * 1_000_000).unwrap_or(0);
+    Some(prost_types::Timestamp { seconds: millis.div_euclid(1000), nanos })
+}
+
+pub(crate) fn millis(time: prost_types::Timestamp) -> Millis {
+    time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanos / 1_000_000))
+}

@@ -1,0 +1,146 @@
+//! `postern.instance.v1.ModelRegistryService`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use postern_proto::instance::v1 as pb;
+use postern_proto::instance::v1::model_registry_service_server::ModelRegistryService;
+use postern_proto::{Failure, Reason};
+use postern_runtime::grpc::refuse;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{Answers, timestamp};
+use crate::fleet::Fleet;
+use crate::registry::{Model, ModelCredential, Registry};
+
+/// How long a check may take, all endpoints together.
+const CHECK_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The door.
+pub struct ModelDoor {
+    /// The domain behind it.
+    pub registry: Arc<Registry>,
+    /// The adapters that probe.
+    pub fleet: Fleet,
+}
+
+fn model(Model { record, spec }: Model) -> pb::Model {
+    let credential_kind = match record.credential_kind.as_str() {
+        "none" => pb::CredentialKind::None,
+        "api_key" => pb::CredentialKind::ApiKey,
+        _ => pb::CredentialKind::Unspecified,
+    };
+    let (limits, timers) = (spec.limits(), spec.timers());
+    let endpoint = |endpoint: crate::model::EndpointSpec| pb::Endpoint { id: endpoint.id, url: endpoint.url };
+    pb::Model {
+        name: record.name,
+        family: spec.family,
+        provider: spec.provider,
+        endpoints: spec.endpoints.into_iter().map(endpoint).collect(),
+        identifier: spec.identifier,
+        client_networks: spec.client_networks.iter().map(ToString::to_string).collect(),
+        endpoint_networks: spec.endpoint_networks.iter().map(ToString::to_string).collect(),
+        adapter_group: spec.adapter_group,
+        limits: Some(limits),
+        timers: Some(timers),
+        credential_kind: credential_kind as i32,
+        version: record.version,
+        create_time: timestamp(record.created_at),
+        update_time: timestamp(record.updated_at),
+    }
+}
+
+fn credential(given: pb::ModelCredential) -> Result<ModelCredential, Failure> {
+    use pb::model_credential::Credential;
+    match given.credential {
+        None => Err(Failure::field("credential", "is empty")),
+        Some(Credential::None(pb::NoCredential {})) => Ok(ModelCredential::None),
+        Some(Credential::ApiKey(pb::ApiKey { value })) => {
+            if !(1..=4096).contains(&value.len()) || !value.bytes().all(|b| b.is_ascii_graphic()) {
+                return Err(Failure::field("credential.api_key.value", "must be 1 to 4096 visible ASCII characters"));
+            }
+            Ok(ModelCredential::ApiKey(value.into()))
+        }
+    }
+}
+
+fn given(model: Option<pb::Model>) -> Result<pb::Model, Failure> {
+    model.ok_or_else(|| Failure::field("model", "is missing"))
+}
+
+#[tonic::async_trait]
+impl ModelRegistryService for ModelDoor {
+    async fn create_model(
+        &self,
+        request: Request<pb::CreateModelRequest>,
+    ) -> Result<Response<pb::CreateModelResponse>, Status> {
+        let pb::CreateModelRequest { model: wanted, credential: secret } = request.into_inner();
+        let secret = secret.map(credential).transpose().map_err(refuse)?.unwrap_or(ModelCredential::None);
+        let made = self.registry.create(given(wanted).map_err(refuse)?, secret).await.map_err(refuse)?;
+        tracing::info!(model.name = made.record.name, "model registered");
+        Ok(Response::new(pb::CreateModelResponse { model: Some(model(made)) }))
+    }
+
+    async fn get_model(&self, request: Request<pb::GetModelRequest>) -> Result<Response<pb::GetModelResponse>, Status> {
+        let found = self.registry.get(&request.into_inner().name).await.map_err(refuse)?;
+        Ok(Response::new(pb::GetModelResponse { model: Some(model(found)) }))
+    }
+
+    async fn list_models(&self, _: Request<pb::ListModelsRequest>) -> Result<Response<pb::ListModelsResponse>, Status> {
+        let models = self.registry.models().await.map_err(refuse)?;
+        Ok(Response::new(pb::ListModelsResponse { models: models.into_iter().map(model).collect() }))
+    }
+
+    async fn update_model(
+        &self,
+        request: Request<pb::UpdateModelRequest>,
+    ) -> Result<Response<pb::UpdateModelResponse>, Status> {
+        let pb::UpdateModelRequest { model: wanted, credential: secret } = request.into_inner();
+        let secret = secret.map(credential).transpose().map_err(refuse)?;
+        let changed = self.registry.update(given(wanted).map_err(refuse)?, secret).await.map_err(refuse)?;
+        tracing::info!(model.name = changed.record.name, model.version = changed.record.version, "model changed");
+        Ok(Response::new(pb::UpdateModelResponse { model: Some(model(changed)) }))
+    }
+
+    async fn delete_model(
+        &self,
+        request: Request<pb::DeleteModelRequest>,
+    ) -> Result<Response<pb::DeleteModelResponse>, Status> {
+        let name = request.into_inner().name;
+        self.registry.remove(&name).await.map_err(refuse)?;
+        tracing::info!(model.name = name, "model removed");
+        Ok(Response::new(pb::DeleteModelResponse {}))
+    }
+
+    type CheckModelStream = Answers<pb::CheckModelResponse>;
+
+    async fn check_model(
+        &self,
+        request: Request<pb::CheckModelRequest>,
+    ) -> Result<Response<Self::CheckModelStream>, Status> {
+        let found = self.registry.get(&request.into_inner().name).await.map_err(refuse)?;
+        let endpoints = found.spec.endpoints.iter().map(|endpoint| endpoint.id.clone()).collect();
+        let steps = self.fleet.probe(&found.spec.adapter_group, endpoints).map_err(refuse)?;
+        let steps = ReceiverStream::new(steps).map(|step| Ok(pb::CheckModelResponse { step: Some(step) }));
+        let late = async {
+            tokio::time::sleep(CHECK_PATIENCE).await;
+            Err(refuse(Failure::new(Reason::DeadlineExceeded, "the adapter did not finish the check in time")))
+        };
+        Ok(Response::new(Box::pin(until(steps, late))))
+    }
+}
+
+/// The items of a stream, or a last item when that comes first.
+fn until<T: Send>(
+    items: impl futures_util::Stream<Item = T> + Send,
+    last: impl Future<Output = T> + Send,
+) -> impl futures_util::Stream<Item = T> + Send {
+    let over = items.map(Some).chain(futures_util::stream::iter([None]));
+    let late = futures_util::stream::once(last).map(Some).chain(futures_util::stream::iter([None]));
+    // Whichever says that it is over ends both.
+    futures_util::stream::select(Box::pin(over), Box::pin(late))
+        .take_while(|item| std::future::ready(item.is_some()))
+        .filter_map(std::future::ready)
+}

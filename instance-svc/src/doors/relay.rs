@@ -1,0 +1,102 @@
+//! `postern.gateway.v1.CompletionService`, served by passing it on to a gateway. What comes back, events and failures alike,
+//! is passed back as it is. Dropping the caller's stream drops the gateway's.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use postern_proto::gateway::v1 as pb;
+use postern_proto::gateway::v1::completion_service_client::CompletionServiceClient;
+use postern_proto::gateway::v1::completion_service_server::CompletionService;
+use postern_proto::{Failure, Feature, Reason};
+use postern_runtime::request_id::RequestId;
+use postern_runtime::{auth, grpc};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Answers;
+use crate::relay::Relay;
+
+/// The door.
+pub struct RelayDoor {
+    /// The domain behind it.
+    pub relay: Arc<Relay>,
+}
+
+impl RelayDoor {
+    /// The gateway's client and the request to send it.
+    async fn onward<T>(
+        &self,
+        request: Request<T>,
+        features: &[Feature],
+    ) -> Result<(CompletionServiceClient<Channel>, Request<T>), Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let headers = metadata.into_headers();
+        let id = extensions.get::<RequestId>().cloned().unwrap_or_else(RequestId::generate);
+        let presented = auth::bearer(&headers).map_err(grpc::refuse)?;
+        let onward = self.relay.onward(presented, features).await.map_err(grpc::refuse)?;
+        let client = CompletionServiceClient::new(onward.channel)
+            .max_decoding_message_size(grpc::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(grpc::MAX_MESSAGE_BYTES);
+        tracing::info!(relay.features = features.len(), "relaying to the gateway");
+        Ok((client, grpc::onward(message, &id, &onward.token, grpc::timeout_of(&headers))))
+    }
+}
+
+/// A gateway's failure as it is; anything else is the way to the gateway.
+fn passed_on(status: Status) -> Status {
+    let failure = Failure::from_status(&status, Reason::GatewayUnavailable);
+    if failure.detail.is_some() { grpc::refuse(failure) } else { status }
+}
+
+/// An answer without the gateway's own headers.
+fn answer<T>(response: Response<T>) -> Response<T> {
+    Response::new(response.into_inner())
+}
+
+fn stream<T: Send + 'static>(response: Response<Streaming<T>>) -> Response<Answers<T>> {
+    Response::new(Box::pin(response.into_inner().map(|item| item.map_err(passed_on))))
+}
+
+#[tonic::async_trait]
+impl CompletionService for RelayDoor {
+    async fn chat(&self, request: Request<pb::ChatRequest>) -> Result<Response<pb::ChatResponse>, Status> {
+        let (mut gateway, request) = self.onward(request, &[Feature::Chat]).await?;
+        gateway.chat(request).await.map(answer).map_err(passed_on)
+    }
+
+    type StreamChatStream = Answers<pb::StreamChatResponse>;
+
+    async fn stream_chat(
+        &self,
+        request: Request<pb::StreamChatRequest>,
+    ) -> Result<Response<Self::StreamChatStream>, Status> {
+        let (mut gateway, request) = self.onward(request, &[Feature::Chat]).await?;
+        gateway.stream_chat(request).await.map(stream).map_err(passed_on)
+    }
+
+    async fn complete_code(
+        &self,
+        request: Request<pb::CompleteCodeRequest>,
+    ) -> Result<Response<pb::CompleteCodeResponse>, Status> {
+        let (mut gateway, request) = self.onward(request, &[Feature::CodeCompletion]).await?;
+        gateway.complete_code(request).await.map(answer).map_err(passed_on)
+    }
+
+    type StreamCompleteCodeStream = Answers<pb::StreamCompleteCodeResponse>;
+
+    async fn stream_complete_code(
+        &self,
+        request: Request<pb::StreamCompleteCodeRequest>,
+    ) -> Result<Response<Self::StreamCompleteCodeStream>, Status> {
+        let (mut gateway, request) = self.onward(request, &[Feature::CodeCompletion]).await?;
+        gateway.stream_complete_code(request).await.map(stream).map_err(passed_on)
+    }
+
+    async fn list_models(
+        &self,
+        request: Request<pb::ListModelsRequest>,
+    ) -> Result<Response<pb::ListModelsResponse>, Status> {
+        let (mut gateway, request) = self.onward(request, &Feature::ALL).await?;
+        gateway.list_models(request).await.map(answer).map_err(passed_on)
+    }
+}

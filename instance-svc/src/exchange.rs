@@ -1,0 +1,245 @@
+//! Token exchange (RFC 8693): a credential for an access token that holds what was asked for and is allowed, never more.
+
+use std::sync::Arc;
+
+use postern_proto::{Failure, Feature, Reason};
+use postern_runtime::instance::{FLEET_SCOPE, GENERATE_SCOPE};
+
+use crate::credentials::{self, Credentials};
+use crate::issuer::{Grant, Issuer, Minted};
+use crate::store::{Found, Kind, PrincipalRecord, Purpose, Store};
+
+/// The scope of administrators' tokens at the instance.
+pub const ADMIN_SCOPE: &str = "instance:admin";
+/// What an adapter group's audience begins with.
+const ADAPTER_AUDIENCE: &str = "postern-adapter:";
+
+/// The audience of an adapter group.
+#[must_use]
+pub fn adapter_audience(group: &str) -> String {
+    format!("{ADAPTER_AUDIENCE}{group}")
+}
+
+/// How long tokens live, in seconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Lifetimes {
+    /// When nothing is asked for.
+    pub default: u64,
+    /// At most, and the fleet's own.
+    pub max: u64,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    /// Empty: the default for the credential.
+    pub audience: String,
+    /// At least one.
+    pub scope: Vec<String>,
+    /// Seconds.
+    pub lifetime: Option<u64>,
+    /// Who acts for the credential's owner.
+    pub actor: Option<String>,
+}
+
+/// A token with what it was minted for.
+pub struct Exchanged {
+    /// The token and its end.
+    pub minted: Minted,
+    /// Its audience.
+    pub audience: String,
+    /// Its scopes.
+    pub scope: Vec<String>,
+}
+
+/// The exchange.
+pub struct Exchange {
+    store: Arc<dyn Store>,
+    credentials: Credentials,
+    issuer: Issuer,
+    /// The instance's own audience.
+    own_audience: String,
+    lifetimes: Lifetimes,
+}
+
+impl Exchange {
+    /// An exchange over these parts.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn Store>,
+        credentials: Credentials,
+        issuer: Issuer,
+        own_audience: String,
+        lifetimes: Lifetimes,
+    ) -> Self {
+        Self { store, credentials, issuer, own_audience, lifetimes }
+    }
+
+    /// Exchanges a credential.
+    ///
+    /// # Errors
+    /// CREDENTIAL_INVALID, AUDIENCE_DENIED, SCOPE_DENIED, REQUEST_INVALID, STORE_UNAVAILABLE.
+    pub async fn exchange(&self, credential: &str, asked: Asked) -> Result<Exchanged, Failure> {
+        let found = credentials::recognise(&*self.store, &self.credentials, credential).await?.ok_or_else(|| {
+            Failure::new(Reason::CredentialInvalid, "the credential is unknown, revoked or ended")
+        })?;
+        let gateways = match found.credential.purpose {
+            Purpose::Inference => self.gateways().await?,
+            _ => Vec::new(),
+        };
+        let audience = audience(&found, &asked.audience, &self.own_audience, &gateways)?;
+        let scope = scope(&found, &audience, &self.own_audience, &asked.scope)?;
+        let grant = Grant {
+            subject: found.principal.id,
+            audience: audience.clone(),
+            scope: scope.clone(),
+            credential: found.credential.id,
+            actor: asked.actor,
+            lifetime: self.lifetime(found.credential.purpose, asked.lifetime)?,
+            not_after: found.credential.expires_at.and_then(|end| u64::try_from(end / 1000).ok()),
+        };
+        Ok(Exchanged { minted: self.issuer.mint(grant).await?, audience, scope })
+    }
+
+    async fn gateways(&self) -> Result<Vec<PrincipalRecord>, Failure> {
+        let all = self.store.principals().await?;
+        Ok(all.into_iter().filter(|principal| principal.kind == Kind::Gateway).collect())
+    }
+
+    fn lifetime(&self, purpose: Purpose, asked: Option<u64>) -> Result<u64, Failure> {
+        match asked {
+            None if purpose == Purpose::Fleet => Ok(self.lifetimes.max),
+            None => Ok(self.lifetimes.default),
+            Some(seconds) if (1..=self.lifetimes.max).contains(&seconds) => Ok(seconds),
+            Some(_) => Err(Failure::field("lifetime", format!("must be 1 to {} seconds", self.lifetimes.max))),
+        }
+    }
+}
+
+/// The audience of the new token.
+fn audience(found: &Found, asked: &str, own: &str, gateways: &[PrincipalRecord]) -> Result<String, Failure> {
+    let denied = |message: &str| Failure::new(Reason::AudienceDenied, message);
+    match (found.credential.purpose, asked) {
+        (Purpose::Inference, "") => match gateways {
+            [only] => Ok(only.audience.clone().unwrap_or_default()),
+            [] => Err(denied("there is no gateway yet; an administrator adds one with `postern fleet add gateway`")),
+            _ => Err(Failure::field("audience", "there are several gateways; say which one's audience is meant")),
+        },
+        (Purpose::Inference, asked) => {
+            let known = gateways.iter().any(|gateway| gateway.audience.as_deref() == Some(asked));
+            known.then(|| asked.to_owned()).ok_or_else(|| {
+                denied("this credential is for inference: the audience must be a gateway's")
+            })
+        }
+        (Purpose::Administration | Purpose::Fleet, asked) if asked.is_empty() || asked == own => Ok(own.to_owned()),
+        (Purpose::Administration, _) => Err(denied("this credential is for administration of the instance only")),
+        (Purpose::Fleet, asked) => {
+            let allowed = found.principal.kind == Kind::Gateway && asked.starts_with(ADAPTER_AUDIENCE);
+            allowed.then(|| asked.to_owned()).ok_or_else(|| denied("this member of the fleet may not call that audience"))
+        }
+    }
+}
+
+/// The scopes of the new token: those asked for, each of which must be allowed.
+fn scope(found: &Found, audience: &str, own: &str, asked: &[String]) -> Result<Vec<String>, Failure> {
+    if asked.is_empty() {
+        return Err(Failure::field("scope", "ask for at least one scope, such as feature:chat"));
+    }
+    let allowed: Vec<&str> = match found.credential.purpose {
+        Purpose::Inference => Feature::ALL.iter().map(|feature| feature.scope()).collect(),
+        Purpose::Administration => vec![ADMIN_SCOPE],
+        Purpose::Fleet if audience == own => vec![FLEET_SCOPE],
+        Purpose::Fleet => vec![GENERATE_SCOPE],
+    };
+    let mut scope: Vec<String> = Vec::new();
+    for one in asked {
+        if !allowed.contains(&one.as_str()) {
+            let shown: String = one.chars().filter(|c| !c.is_control()).take(64).collect();
+            return Err(Failure::new(
+                Reason::ScopeDenied,
+                format!("the scope `{shown}` is not allowed for this credential; allowed are: {}", allowed.join(" ")),
+            ));
+        }
+        if !scope.contains(one) {
+            scope.push(one.clone());
+        }
+    }
+    Ok(scope)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::CredentialRecord;
+
+    const OWN: &str = "https://instance.test";
+
+    fn found(kind: Kind, purpose: Purpose) -> Found {
+        Found {
+            credential: CredentialRecord {
+                id: "crd_1".to_owned(),
+                principal_id: "p_1".to_owned(),
+                purpose,
+                label: String::new(),
+                mac: String::new(),
+                created_at: 0,
+                expires_at: None,
+                revoked_at: None,
+            },
+            principal: principal(kind, None),
+        }
+    }
+
+    fn principal(kind: Kind, audience: Option<&str>) -> PrincipalRecord {
+        PrincipalRecord {
+            id: "p_1".to_owned(),
+            name: "p".to_owned(),
+            kind,
+            roles: Vec::new(),
+            audience: audience.map(str::to_owned),
+            address: None,
+            adapter_group: None,
+            created_at: 0,
+        }
+    }
+
+    #[test]
+    fn each_credential_reaches_its_own_audiences_only() {
+        let gateway = |name| principal(Kind::Gateway, Some(name));
+        let (one, two) = ([gateway("g1")], [gateway("g1"), gateway("g2")]);
+        let cases: [(Kind, Purpose, &str, &[PrincipalRecord], Result<&str, Reason>); 13] = [
+            (Kind::User, Purpose::Inference, "", &one, Ok("g1")),
+            (Kind::User, Purpose::Inference, "", &two, Err(Reason::RequestInvalid)),
+            (Kind::User, Purpose::Inference, "", &[], Err(Reason::AudienceDenied)),
+            (Kind::User, Purpose::Inference, "g2", &two, Ok("g2")),
+            (Kind::User, Purpose::Inference, "g3", &two, Err(Reason::AudienceDenied)),
+            (Kind::User, Purpose::Inference, OWN, &one, Err(Reason::AudienceDenied)),
+            (Kind::Service, Purpose::Inference, "postern-adapter:default", &one, Err(Reason::AudienceDenied)),
+            (Kind::User, Purpose::Administration, "", &one, Ok(OWN)),
+            (Kind::User, Purpose::Administration, "g1", &one, Err(Reason::AudienceDenied)),
+            (Kind::Gateway, Purpose::Fleet, "", &[], Ok(OWN)),
+            (Kind::Gateway, Purpose::Fleet, "postern-adapter:default", &[], Ok("postern-adapter:default")),
+            (Kind::Adapter, Purpose::Fleet, "postern-adapter:default", &[], Err(Reason::AudienceDenied)),
+            (Kind::Gateway, Purpose::Fleet, "g1", &one, Err(Reason::AudienceDenied)),
+        ];
+        for (kind, purpose, asked, gateways, expected) in cases {
+            let result = audience(&found(kind, purpose), asked, OWN, gateways).map_err(|failure| failure.reason);
+            assert_eq!(result, expected.map(str::to_owned), "{kind:?} {purpose:?} {asked}");
+        }
+    }
+
+    #[test]
+    fn a_token_holds_what_was_asked_for_and_nothing_more() {
+        let ask = |purpose, audience, asked: &[&str]| {
+            let asked: Vec<_> = asked.iter().map(|scope| (*scope).to_owned()).collect();
+            scope(&found(Kind::Gateway, purpose), audience, OWN, &asked).map_err(|failure| failure.reason)
+        };
+        assert_eq!(ask(Purpose::Inference, "g1", &["feature:chat", "feature:chat"]), Ok(vec!["feature:chat".to_owned()]));
+        assert_eq!(ask(Purpose::Inference, "g1", &[]), Err(Reason::RequestInvalid));
+        assert_eq!(ask(Purpose::Inference, "g1", &["feature:chat", "instance:admin"]), Err(Reason::ScopeDenied));
+        assert_eq!(ask(Purpose::Administration, OWN, &["feature:chat"]), Err(Reason::ScopeDenied));
+        assert_eq!(ask(Purpose::Fleet, OWN, &["model:generate"]), Err(Reason::ScopeDenied));
+        assert_eq!(ask(Purpose::Fleet, "postern-adapter:x", &["instance:fleet"]), Err(Reason::ScopeDenied));
+        assert_eq!(ask(Purpose::Fleet, "postern-adapter:x", &["model:generate"]), Ok(vec!["model:generate".to_owned()]));
+    }
+}

@@ -1,0 +1,263 @@
+//! The models and what features are bound to them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use postern_proto::instance::v1 as pb;
+use postern_proto::{Failure, Feature, ModelName, Reason};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use crate::model::ModelSpec;
+use crate::seal::Sealer;
+use crate::store::{Change, Millis, ModelRecord, Store};
+
+/// What a feature is bound to, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Binding {
+    /// Off.
+    Disabled,
+    /// Models of this instance, in order of preference.
+    SelfHosted(Vec<String>),
+}
+
+/// A registered model.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// Its row.
+    pub record: ModelRecord,
+    /// Its settings.
+    pub spec: ModelSpec,
+}
+
+/// The credential that an adapter sends.
+#[derive(Clone)]
+pub enum ModelCredential {
+    /// None.
+    None,
+    /// An API key.
+    ApiKey(secrecy::SecretString),
+}
+
+impl ModelCredential {
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::ApiKey(_) => "api_key",
+        }
+    }
+}
+
+/// The registry.
+pub struct Registry {
+    store: Arc<dyn Store>,
+    sealer: Arc<Sealer>,
+    /// Changes check one thing and write another; they queue here.
+    changing: Mutex<()>,
+}
+
+const MAX_BOUND_MODELS: usize = 16;
+
+impl Registry {
+    /// A registry over these parts.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, sealer: Arc<Sealer>) -> Self {
+        Self { store, sealer, changing: Mutex::new(()) }
+    }
+
+    /// Registers a model.
+    ///
+    /// # Errors
+    /// REQUEST_INVALID, ALREADY_EXISTS, STORE_UNAVAILABLE.
+    pub async fn create(&self, model: pb::Model, credential: ModelCredential) -> Result<Model, Failure> {
+        let (name, spec) = ModelSpec::check(model, None)?;
+        let now = self.store.now().await?;
+        let model = self.sealed(&name, spec, &credential, (1, now, now))?;
+        self.store.add_model(model.record.clone()).await.map_err(|error| match error.into() {
+            Failure { reason: Reason::AlreadyExists, .. } => {
+                Failure::new(Reason::AlreadyExists, format!("there is a model `{name}` already"))
+            }
+            failure => failure,
+        })?;
+        Ok(model)
+    }
+
+    /// Replaces a model's settings, and its credential when one is given.
+    ///
+    /// # Errors
+    /// REQUEST_INVALID, NOT_FOUND, VERSION_CONFLICT, STORE_UNAVAILABLE.
+    pub async fn update(&self, model: pb::Model, credential: Option<ModelCredential>) -> Result<Model, Failure> {
+        let _changing = self.changing.lock().await;
+        let expected = model.version;
+        let before = self.get(&model.name).await?;
+        let conflict = || Failure::new(Reason::VersionConflict, "the model was changed meanwhile; read it again");
+        if expected != 0 && expected != before.record.version {
+            return Err(conflict());
+        }
+        let (name, spec) = ModelSpec::check(model, Some(&before.spec))?;
+        let now = self.store.now().await?;
+        let times = (before.record.version + 1, before.record.created_at, now);
+        let after = match credential {
+            Some(credential) => self.sealed(&name, spec, &credential, times)?,
+            None => {
+                let record = ModelRecord {
+                    spec: json(&spec)?,
+                    version: before.record.version + 1,
+                    updated_at: now,
+                    ..before.record
+                };
+                Model { record, spec }
+            }
+        };
+        self.store.replace_model(after.record.clone()).await.map_err(|error| match error.into() {
+            Failure { reason: Reason::NotFound, .. } => conflict(),
+            failure => failure,
+        })?;
+        Ok(after)
+    }
+
+    fn sealed(
+        &self,
+        name: &ModelName,
+        spec: ModelSpec,
+        credential: &ModelCredential,
+        (version, created_at, updated_at): (u64, Millis, Millis),
+    ) -> Result<Model, Failure> {
+        let sealed_credential = match credential {
+            ModelCredential::None => None,
+            ModelCredential::ApiKey(key) => {
+                use secrecy::ExposeSecret as _;
+                let sealed = self.sealer.seal(&record_name(name.as_str()), key.expose_secret().as_bytes());
+                Some(sealed.map_err(Failure::internal)?)
+            }
+        };
+        let record = ModelRecord {
+            name: name.to_string(),
+            spec: json(&spec)?,
+            credential_kind: credential.kind().to_owned(),
+            sealed_credential,
+            version,
+            created_at,
+            updated_at,
+        };
+        Ok(Model { record, spec })
+    }
+
+    /// Removes a model that no feature is bound to.
+    ///
+    /// # Errors
+    /// NOT_FOUND, IN_USE, STORE_UNAVAILABLE.
+    pub async fn remove(&self, name: &str) -> Result<(), Failure> {
+        let _changing = self.changing.lock().await;
+        for (feature, binding) in self.bindings().await? {
+            if matches!(&binding, Binding::SelfHosted(models) if models.iter().any(|model| model == name)) {
+                return Err(Failure::new(
+                    Reason::InUse,
+                    format!("the feature `{feature}` is bound to `{name}`; bind it to another model or unbind it first"),
+                ));
+            }
+        }
+        self.store.remove_model(name).await.map_err(|error| missing_model(error.into(), name))
+    }
+
+    /// A model.
+    ///
+    /// # Errors
+    /// NOT_FOUND, STORE_UNAVAILABLE.
+    pub async fn get(&self, name: &str) -> Result<Model, Failure> {
+        let found = self.models().await?.into_iter().find(|model| model.record.name == name);
+        found.ok_or_else(|| missing_model(Failure::new(Reason::NotFound, ""), name))
+    }
+
+    /// All models by name.
+    ///
+    /// # Errors
+    /// STORE_UNAVAILABLE.
+    pub async fn models(&self) -> Result<Vec<Model>, Failure> {
+        let read = |record: ModelRecord| {
+            let spec = serde_json::from_str(&record.spec).map_err(Failure::internal)?;
+            Ok(Model { record, spec })
+        };
+        self.store.models().await?.into_iter().map(read).collect()
+    }
+
+    /// A model's credential, opened.
+    ///
+    /// # Errors
+    /// INTERNAL when it does not open.
+    pub fn credential(&self, model: &Model) -> Result<ModelCredential, Failure> {
+        let Some(sealed) = &model.record.sealed_credential else { return Ok(ModelCredential::None) };
+        let opened = self.sealer.open(&record_name(&model.record.name), sealed).map_err(Failure::internal)?;
+        let text = std::str::from_utf8(&opened).map_err(Failure::internal)?;
+        Ok(ModelCredential::ApiKey(text.to_owned().into()))
+    }
+
+    /// Binds a feature to models in order of preference, or to nothing.
+    ///
+    /// # Errors
+    /// REQUEST_INVALID, MODEL_NOT_FOUND, STORE_UNAVAILABLE.
+    pub async fn bind(&self, feature: Feature, binding: &Binding) -> Result<(), Failure> {
+        let _changing = self.changing.lock().await;
+        if let Binding::SelfHosted(models) = binding {
+            if models.is_empty() || models.len() > MAX_BOUND_MODELS {
+                return Err(Failure::field("feature.self_hosted.models", format!("must be 1 to {MAX_BOUND_MODELS}")));
+            }
+            let known = self.models().await?;
+            for (at, name) in models.iter().enumerate() {
+                if models[..at].contains(name) {
+                    return Err(Failure::field("feature.self_hosted.models", format!("`{name}` is given twice")));
+                }
+                if !known.iter().any(|model| model.record.name == *name) {
+                    return Err(missing_model(Failure::new(Reason::ModelNotFound, ""), name));
+                }
+            }
+        }
+        Ok(self.store.bind_feature(feature.name(), Change::Set(json(binding)?)).await?)
+    }
+
+    /// Unbinds a feature, which turns it off.
+    ///
+    /// # Errors
+    /// NOT_FOUND, STORE_UNAVAILABLE.
+    pub async fn unbind(&self, feature: Feature) -> Result<(), Failure> {
+        self.store.bind_feature(feature.name(), Change::Remove).await.map_err(|error| match error.into() {
+            Failure { reason: Reason::NotFound, .. } => {
+                Failure::new(Reason::NotFound, format!("the feature `{feature}` is not bound"))
+            }
+            failure => failure,
+        })
+    }
+
+    /// The bindings by feature. A feature that is not here is unbound.
+    ///
+    /// # Errors
+    /// STORE_UNAVAILABLE.
+    pub async fn bindings(&self) -> Result<BTreeMap<Feature, Binding>, Failure> {
+        let mut bindings = BTreeMap::new();
+        for (name, binding) in self.store.features().await? {
+            // A feature of a newer version of Postern is not this one's business.
+            if let Ok(feature) = name.parse() {
+                bindings.insert(feature, serde_json::from_str(&binding).map_err(Failure::internal)?);
+            }
+        }
+        Ok(bindings)
+    }
+}
+
+fn record_name(model: &str) -> String {
+    format!("models/{model}")
+}
+
+fn json(value: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value).map_err(Failure::internal)
+}
+
+fn missing_model(failure: Failure, name: &str) -> Failure {
+    match failure.reason {
+        Reason::NotFound | Reason::ModelNotFound => {
+            Failure::new(failure.reason, format!("there is no model `{name}`; `postern model list` shows those there are"))
+        }
+        _ => failure,
+    }
+}

@@ -1,0 +1,102 @@
+//! What the instance remembers. The trait is what the domain sees; `store/sql.rs` is the one implementation.
+
+mod records;
+mod sql;
+
+use async_trait::async_trait;
+use postern_proto::{Failure, Reason};
+
+pub use records::{
+    Change, CredentialRecord, Found, InstanceRecord, KeyRecord, Kind, ModelRecord, PrincipalRecord, Purpose, Role,
+    Versions,
+};
+pub use sql::SqlStore;
+
+/// Milliseconds since 1970, by the database's clock: all replicas share it.
+pub type Millis = i64;
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Something of that name or id is there already.
+    #[error("it exists already")]
+    Exists,
+    /// There is nothing of that name, id or version.
+    #[error("it does not exist")]
+    Missing,
+    /// A record cannot be read: the database was written by something else.
+    #[error("a record cannot be read: {0}")]
+    Damaged(String),
+    /// The database cannot be used.
+    #[error("the database: {0}")]
+    Unavailable(#[source] sqlx::Error),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let (reason, message) = match &error {
+            StoreError::Exists => (Reason::AlreadyExists, "it exists already"),
+            StoreError::Missing => (Reason::NotFound, "it does not exist"),
+            StoreError::Damaged(_) => return Self::internal(error),
+            StoreError::Unavailable(_) => {
+                (Reason::StoreUnavailable, "the instance's database cannot be used at the moment; try again")
+            }
+        };
+        Self::new(reason, message).with_detail(error)
+    }
+}
+
+/// The instance's memory. Every call is atomic; a change that returned is durable.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// The time.
+    async fn now(&self) -> Result<Millis, StoreError>;
+
+    /// The instance itself, once it has been set up.
+    async fn instance(&self) -> Result<Option<InstanceRecord>, StoreError>;
+    /// Sets the instance up unless it is; returns what is there then.
+    async fn set_up(&self, instance: InstanceRecord) -> Result<InstanceRecord, StoreError>;
+    /// How far configuration and trust have counted.
+    async fn versions(&self) -> Result<Versions, StoreError>;
+
+    /// All signing keys, oldest first.
+    async fn keys(&self) -> Result<Vec<KeyRecord>, StoreError>;
+    /// Adds an active key, unless there is one: [`StoreError::Exists`].
+    async fn add_active_key(&self, key: KeyRecord) -> Result<(), StoreError>;
+
+    /// All principals by name.
+    async fn principals(&self) -> Result<Vec<PrincipalRecord>, StoreError>;
+    /// Adds a principal with its first credentials.
+    async fn add_principal(
+        &self,
+        principal: PrincipalRecord,
+        credential: Option<CredentialRecord>,
+    ) -> Result<(), StoreError>;
+    /// Removes a principal of one of these kinds with its credentials.
+    async fn remove_principal(&self, name: &str, kinds: &[Kind]) -> Result<(), StoreError>;
+
+    /// Adds a credential.
+    async fn add_credential(&self, credential: CredentialRecord) -> Result<(), StoreError>;
+    /// A principal's credentials, oldest first.
+    async fn credentials(&self, principal_id: &str) -> Result<Vec<CredentialRecord>, StoreError>;
+    /// Marks a credential as revoked; a second time changes nothing.
+    async fn revoke_credential(&self, id: &str) -> Result<(), StoreError>;
+    /// The credential of this MAC with its principal.
+    async fn credential_by_mac(&self, mac: &str) -> Result<Option<Found>, StoreError>;
+    /// The credential of this id with its principal.
+    async fn credential_by_id(&self, id: &str) -> Result<Option<Found>, StoreError>;
+
+    /// All models by name.
+    async fn models(&self) -> Result<Vec<ModelRecord>, StoreError>;
+    /// Adds a model.
+    async fn add_model(&self, model: ModelRecord) -> Result<(), StoreError>;
+    /// Replaces the model of this name and of the version before, else [`StoreError::Missing`].
+    async fn replace_model(&self, model: ModelRecord) -> Result<(), StoreError>;
+    /// Removes a model.
+    async fn remove_model(&self, name: &str) -> Result<(), StoreError>;
+
+    /// The bindings as feature name and text, by name.
+    async fn features(&self) -> Result<Vec<(String, String)>, StoreError>;
+    /// Binds a feature in place of what was there, or unbinds it; nothing to unbind is [`StoreError::Missing`].
+    async fn bind_feature(&self, name: &str, binding: Change<String>) -> Result<(), StoreError>;
+}

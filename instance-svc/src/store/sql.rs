@@ -1,0 +1,389 @@
+//! The store on a relational database: one portable SQL over sqlx's `Any` driver. SQLite is the engine so far.
+//!
+//! A change that takes more than one statement begins with a write, so SQLite takes its write lock at once and two changes
+//! queue instead of deadlocking.
+
+use std::path::Path;
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::{Any, AnyConnection, AnyPool, Executor as _, Row as _, SqlSafeStr as _, Transaction};
+
+use super::{
+    Change, CredentialRecord, Found, InstanceRecord, KeyRecord, Kind, Millis, ModelRecord, PrincipalRecord, Purpose,
+    Role, Store, StoreError, Versions,
+};
+
+/// The schema's steps. A step that was released is never changed.
+const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "initial", include_str!("../../migrations/0001_initial.sql"))];
+
+fn migrations() -> Migrator {
+    let step = |(version, name, sql): (i64, &'static str, &'static str)| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(MIGRATIONS.into_iter().map(step).collect())
+}
+
+/// How long a statement may wait for a connection or for SQLite's write lock.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The store.
+#[derive(Debug, Clone)]
+pub struct SqlStore {
+    pool: AnyPool,
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Database(fault) if fault.is_unique_violation() => Self::Exists,
+            sqlx::Error::RowNotFound => Self::Missing,
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => Self::Damaged(error.to_string()),
+            _ => Self::Unavailable(error),
+        }
+    }
+}
+
+impl SqlStore {
+    /// Opens a SQLite file, makes it when it is not there, and brings it to the newest schema.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when it cannot be opened or migrated.
+    pub async fn open_sqlite(path: &Path) -> Result<Self, StoreError> {
+        sqlx::any::install_default_drivers();
+        let url = format!("sqlite://{}?mode=rwc", path.display());
+        let options = AnyConnectOptions::from_str(&url)?;
+        let pool = AnyPoolOptions::new()
+            .max_connections(8)
+            .acquire_timeout(PATIENCE)
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    // FULL: what was acknowledged survives a power cut.
+                    connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000;").await?;
+                    Ok(())
+                })
+            })
+            .connect_with(options)
+            .await?;
+        migrations()
+            .run(&pool)
+            .await
+            .map_err(|error| StoreError::Unavailable(sqlx::Error::Migrate(Box::new(error))))?;
+        Ok(Self { pool })
+    }
+
+    /// Begins a change of configuration: counts it, which also takes the lock.
+    async fn change_config(&self) -> Result<Transaction<'_, Any>, StoreError> {
+        let mut change = self.pool.begin().await?;
+        sqlx::query("UPDATE instance SET config_version = config_version + 1").execute(&mut *change).await?;
+        Ok(change)
+    }
+
+    async fn credential(&self, condition: &'static str, value: &str) -> Result<Option<Found>, StoreError> {
+        let sql = match condition {
+            "mac" => concat!(
+                "SELECT c.id, c.principal_id, c.purpose, c.label, c.mac, c.created_at, c.expires_at, c.revoked_at ",
+                "FROM credentials c WHERE c.mac = $1"
+            ),
+            _ => concat!(
+                "SELECT c.id, c.principal_id, c.purpose, c.label, c.mac, c.created_at, c.expires_at, c.revoked_at ",
+                "FROM credentials c WHERE c.id = $1"
+            ),
+        };
+        let Some(row) = sqlx::query(sql).bind(value).fetch_optional(&self.pool).await? else {
+            return Ok(None);
+        };
+        let credential = credential(&row)?;
+        let row = sqlx::query("SELECT * FROM principals WHERE id = $1")
+            .bind(&credential.principal_id)
+            .fetch_optional(&self.pool)
+            .await?;
+        // A principal that was removed between the two reads took the credential with it.
+        row.map(|row| Ok(Found { credential, principal: principal(&row)? })).transpose()
+    }
+}
+
+fn principal(row: &AnyRow) -> Result<PrincipalRecord, StoreError> {
+    let roles: String = row.try_get("roles")?;
+    Ok(PrincipalRecord {
+        id: row.try_get("id")?,
+        name: row.try_get("name")?,
+        kind: Kind::read(&row.try_get::<String, _>("kind")?)?,
+        roles: roles.split_whitespace().map(Role::read).collect::<Result<_, _>>()?,
+        audience: row.try_get("audience")?,
+        address: row.try_get("address")?,
+        adapter_group: row.try_get("adapter_group")?,
+        created_at: row.try_get("created_at")?,
+    })
+}
+
+fn credential(row: &AnyRow) -> Result<CredentialRecord, StoreError> {
+    Ok(CredentialRecord {
+        id: row.try_get("id")?,
+        principal_id: row.try_get("principal_id")?,
+        purpose: Purpose::read(&row.try_get::<String, _>("purpose")?)?,
+        label: row.try_get("label")?,
+        mac: row.try_get("mac")?,
+        created_at: row.try_get("created_at")?,
+        expires_at: row.try_get("expires_at")?,
+        revoked_at: row.try_get("revoked_at")?,
+    })
+}
+
+fn model(row: &AnyRow) -> Result<ModelRecord, StoreError> {
+    Ok(ModelRecord {
+        name: row.try_get("name")?,
+        spec: row.try_get("spec")?,
+        credential_kind: row.try_get("credential_kind")?,
+        sealed_credential: row.try_get("sealed_credential")?,
+        version: count(row, "version")?,
+        created_at: row.try_get("created_at")?,
+        updated_at: row.try_get("updated_at")?,
+    })
+}
+
+fn count(row: &AnyRow, column: &str) -> Result<u64, StoreError> {
+    u64::try_from(row.try_get::<i64, _>(column)?).map_err(|_| StoreError::Damaged(format!("a negative {column}")))
+}
+
+fn stored(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+async fn insert_credential(connection: &mut AnyConnection, record: &CredentialRecord) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO credentials (id, principal_id, purpose, label, mac, created_at, expires_at, revoked_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, NULL)",
+    )
+    .bind(&record.id)
+    .bind(&record.principal_id)
+    .bind(record.purpose.text())
+    .bind(&record.label)
+    .bind(&record.mac)
+    .bind(record.created_at)
+    .bind(record.expires_at)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+fn touched(result: &sqlx::any::AnyQueryResult) -> Result<(), StoreError> {
+    if result.rows_affected() == 0 { Err(StoreError::Missing) } else { Ok(()) }
+}
+
+#[async_trait]
+impl Store for SqlStore {
+    async fn now(&self) -> Result<Millis, StoreError> {
+        let row = sqlx::query("SELECT CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER) AS now")
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(row.try_get("now")?)
+    }
+
+    async fn instance(&self) -> Result<Option<InstanceRecord>, StoreError> {
+        let row = sqlx::query("SELECT id, sealed_pepper FROM instance").fetch_optional(&self.pool).await?;
+        row.map(|row| Ok(InstanceRecord { id: row.try_get("id")?, sealed_pepper: row.try_get("sealed_pepper")? }))
+            .transpose()
+    }
+
+    async fn set_up(&self, instance: InstanceRecord) -> Result<InstanceRecord, StoreError> {
+        sqlx::query(
+            "INSERT INTO instance (one, id, sealed_pepper, config_version, trust_sequence, created_at) \
+             VALUES (1, $1, $2, 1, 1, $3) ON CONFLICT (one) DO NOTHING",
+        )
+        .bind(&instance.id)
+        .bind(&instance.sealed_pepper)
+        .bind(self.now().await?)
+        .execute(&self.pool)
+        .await?;
+        self.instance().await?.ok_or(StoreError::Missing)
+    }
+
+    async fn versions(&self) -> Result<Versions, StoreError> {
+        let row = sqlx::query("SELECT config_version, trust_sequence FROM instance").fetch_one(&self.pool).await?;
+        Ok(Versions { config: count(&row, "config_version")?, trust: count(&row, "trust_sequence")? })
+    }
+
+    async fn keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM signing_keys ORDER BY created_at, kid").fetch_all(&self.pool).await?;
+        let read = |row: &AnyRow| -> Result<KeyRecord, StoreError> {
+            Ok(KeyRecord {
+                kid: row.try_get("kid")?,
+                public_jwk: row.try_get("public_jwk")?,
+                sealed_private: row.try_get("sealed_private")?,
+                active: row.try_get::<String, _>("state")? == "active",
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    async fn add_active_key(&self, key: KeyRecord) -> Result<(), StoreError> {
+        let now = self.now().await?;
+        let mut change = self.pool.begin().await?;
+        sqlx::query("UPDATE instance SET trust_sequence = trust_sequence + 1").execute(&mut *change).await?;
+        sqlx::query(
+            "INSERT INTO signing_keys (kid, state, public_jwk, sealed_private, created_at) \
+             VALUES ($1, 'active', $2, $3, $4)",
+        )
+        .bind(&key.kid)
+        .bind(&key.public_jwk)
+        .bind(&key.sealed_private)
+        .bind(now)
+        .execute(&mut *change)
+        .await?;
+        Ok(change.commit().await?)
+    }
+
+    async fn principals(&self) -> Result<Vec<PrincipalRecord>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM principals ORDER BY name").fetch_all(&self.pool).await?;
+        rows.iter().map(principal).collect()
+    }
+
+    async fn add_principal(
+        &self,
+        record: PrincipalRecord,
+        credential: Option<CredentialRecord>,
+    ) -> Result<(), StoreError> {
+        let mut change = self.change_config().await?;
+        sqlx::query(
+            "INSERT INTO principals (id, name, kind, roles, audience, address, adapter_group, created_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        )
+        .bind(&record.id)
+        .bind(&record.name)
+        .bind(record.kind.text())
+        .bind(record.roles.iter().map(|role| role.text()).collect::<Vec<_>>().join(" "))
+        .bind(&record.audience)
+        .bind(&record.address)
+        .bind(&record.adapter_group)
+        .bind(record.created_at)
+        .execute(&mut *change)
+        .await?;
+        if let Some(credential) = credential {
+            insert_credential(&mut change, &credential).await?;
+        }
+        Ok(change.commit().await?)
+    }
+
+    async fn remove_principal(&self, name: &str, kinds: &[Kind]) -> Result<(), StoreError> {
+        let mut change = self.change_config().await?;
+        for kind in kinds {
+            let result = sqlx::query("DELETE FROM principals WHERE name = $1 AND kind = $2")
+                .bind(name)
+                .bind(kind.text())
+                .execute(&mut *change)
+                .await?;
+            if result.rows_affected() > 0 {
+                return Ok(change.commit().await?);
+            }
+        }
+        Err(StoreError::Missing)
+    }
+
+    async fn add_credential(&self, credential: CredentialRecord) -> Result<(), StoreError> {
+        insert_credential(&mut *self.pool.acquire().await?, &credential).await
+    }
+
+    async fn credentials(&self, principal_id: &str) -> Result<Vec<CredentialRecord>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM credentials WHERE principal_id = $1 ORDER BY created_at, id")
+            .bind(principal_id)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(credential).collect()
+    }
+
+    async fn revoke_credential(&self, id: &str) -> Result<(), StoreError> {
+        let result = sqlx::query("UPDATE credentials SET revoked_at = COALESCE(revoked_at, $2) WHERE id = $1")
+            .bind(id)
+            .bind(self.now().await?)
+            .execute(&self.pool)
+            .await?;
+        touched(&result)
+    }
+
+    async fn credential_by_mac(&self, mac: &str) -> Result<Option<Found>, StoreError> {
+        self.credential("mac", mac).await
+    }
+
+    async fn credential_by_id(&self, id: &str) -> Result<Option<Found>, StoreError> {
+        self.credential("id", id).await
+    }
+
+    async fn models(&self) -> Result<Vec<ModelRecord>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM models ORDER BY name").fetch_all(&self.pool).await?;
+        rows.iter().map(model).collect()
+    }
+
+    async fn add_model(&self, record: ModelRecord) -> Result<(), StoreError> {
+        let mut change = self.change_config().await?;
+        sqlx::query(
+            "INSERT INTO models (name, spec, credential_kind, sealed_credential, version, created_at, updated_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(&record.name)
+        .bind(&record.spec)
+        .bind(&record.credential_kind)
+        .bind(&record.sealed_credential)
+        .bind(stored(record.version))
+        .bind(record.created_at)
+        .bind(record.updated_at)
+        .execute(&mut *change)
+        .await?;
+        Ok(change.commit().await?)
+    }
+
+    async fn replace_model(&self, record: ModelRecord) -> Result<(), StoreError> {
+        let mut change = self.change_config().await?;
+        let result = sqlx::query(
+            "UPDATE models SET spec = $2, credential_kind = $3, sealed_credential = $4, version = $5, updated_at = $6 \
+             WHERE name = $1 AND version = $7",
+        )
+        .bind(&record.name)
+        .bind(&record.spec)
+        .bind(&record.credential_kind)
+        .bind(&record.sealed_credential)
+        .bind(stored(record.version))
+        .bind(record.updated_at)
+        .bind(stored(record.version) - 1)
+        .execute(&mut *change)
+        .await?;
+        touched(&result)?;
+        Ok(change.commit().await?)
+    }
+
+    async fn remove_model(&self, name: &str) -> Result<(), StoreError> {
+        let mut change = self.change_config().await?;
+        let result = sqlx::query("DELETE FROM models WHERE name = $1").bind(name).execute(&mut *change).await?;
+        touched(&result)?;
+        Ok(change.commit().await?)
+    }
+
+    async fn features(&self) -> Result<Vec<(String, String)>, StoreError> {
+        let rows = sqlx::query("SELECT name, binding FROM features ORDER BY name").fetch_all(&self.pool).await?;
+        rows.iter().map(|row| Ok((row.try_get("name")?, row.try_get("binding")?))).collect()
+    }
+
+    async fn bind_feature(&self, name: &str, binding: Change<String>) -> Result<(), StoreError> {
+        let mut change = self.change_config().await?;
+        match binding {
+            Change::Set(binding) => {
+                sqlx::query(
+                    "INSERT INTO features (name, binding) VALUES ($1, $2) \
+                     ON CONFLICT (name) DO UPDATE SET binding = excluded.binding",
+                )
+                .bind(name)
+                .bind(binding)
+                .execute(&mut *change)
+                .await?;
+            }
+            Change::Remove => {
+                let result = sqlx::query("DELETE FROM features WHERE name = $1").bind(name).execute(&mut *change).await?;
+                touched(&result)?;
+            }
+        }
+        Ok(change.commit().await?)
+    }
+}
