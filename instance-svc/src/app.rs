@@ -12,6 +12,7 @@ use postern_proto::instance::v1::principal_service_server::PrincipalServiceServe
 use postern_proto::instance::v1::token_service_server::TokenServiceServer;
 use postern_proto::instance::v1::trust_service_server::TrustServiceServer;
 use postern_runtime::auth::Verifier;
+use postern_runtime::guard::GuardLayer;
 use postern_runtime::health::ProcessHealth;
 use postern_runtime::lifecycle::Stopped;
 use postern_runtime::{Clock, Lifecycle, Readiness, grpc, http, ops};
@@ -25,7 +26,7 @@ use crate::directory::Directory;
 use crate::doors::config::ConfigDoor;
 use crate::doors::features::FeatureDoor;
 use crate::doors::fleet::FleetDoor;
-use crate::doors::guard::GuardLayer;
+use crate::doors::guard::InstanceGuard;
 use crate::doors::models::ModelDoor;
 use crate::doors::principals::PrincipalDoor;
 use crate::doors::relay::RelayDoor;
@@ -113,7 +114,7 @@ impl App {
         let health = ProcessHealth::follow(&readiness, SERVICES, &lifecycle).await;
         let identity = Identity { issuer: config.issuer.url.clone(), instance_id: ground.instance_id.clone() };
         let verifier = own_verifier(&identity, &config, &keys.public, clock.clone());
-        let guard = GuardLayer::new(ground.store.clone(), verifier);
+        let guard = GuardLayer::new(InstanceGuard { store: ground.store.clone(), verifier });
         let http_routes = crate::doors::http::router(&identity.issuer, &keys.public);
         let routes = routes(&config, ground, keys, identity, clock, &lifecycle)
             .await?

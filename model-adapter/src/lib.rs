@@ -1,1 +1,17 @@
-//! model-adapter
+//! The adapter: one streaming model API over many LLM servers.
+//!
+//! A request goes `service → provider (what to say) → upstream (one HTTP call) → provider's decoder (what was said)`. The
+//! instance feeds `endpoints` through `feed`.
+
+pub mod app;
+pub mod config;
+mod decode;
+mod endpoints;
+mod feed;
+mod guard;
+mod probe;
+mod provider;
+mod service;
+mod upstream;
+
+pub use service::{Events, Models};

@@ -5,6 +5,7 @@ pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod grpc;
+pub mod guard;
 pub mod health;
 pub mod http;
 pub mod instance;

@@ -261,7 +261,12 @@ impl AdapterSession {
             Some(Message::Acknowledgement(done)) => {
                 tracing::info!(fleet.member = self.member, config.version = done.version, "endpoints acknowledged");
             }
-            Some(Message::ProbeResult(result)) => self.fleet.deliver(result),
+            Some(Message::ProbeResult(mut result)) => {
+                if let Some(step) = &mut result.step {
+                    step.adapter.clone_from(&self.member);
+                }
+                self.fleet.deliver(result);
+            }
             None => {}
         }
     }

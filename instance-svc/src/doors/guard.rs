@@ -1,18 +1,14 @@
 //! Stands before every gRPC method of the instance: finds its row in the policy table, checks the token, and reads the
 //! caller's roles from the database, each time, so that a role that was taken away is gone at once.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, request};
 use postern_proto::{Failure, Reason};
 use postern_runtime::auth::{self, Verifier};
-use postern_runtime::grpc::refuse;
+use postern_runtime::guard::Admit;
 use postern_runtime::instance::FLEET_SCOPE;
 use postern_runtime::policy::Access;
-use tonic::body::Body;
-use tower::{Layer, Service};
 
 use crate::exchange::ADMIN_SCOPE;
 use crate::policy::TABLE;
@@ -33,27 +29,26 @@ impl Caller {
     }
 }
 
-/// The guard.
-#[derive(Clone)]
-pub struct GuardLayer {
-    guard: Arc<Guard>,
+/// Believes tokens of its verifier and roles of its store.
+pub struct InstanceGuard {
+    /// The roles.
+    pub store: Arc<dyn Store>,
+    /// The keys.
+    pub verifier: Verifier,
 }
 
-struct Guard {
-    store: Arc<dyn Store>,
-    verifier: Verifier,
-}
-
-impl GuardLayer {
-    /// A guard that believes tokens of this verifier.
-    #[must_use]
-    pub fn new(store: Arc<dyn Store>, verifier: Verifier) -> Self {
-        Self { guard: Arc::new(Guard { store, verifier }) }
+#[tonic::async_trait]
+impl Admit for InstanceGuard {
+    async fn admit(&self, head: &mut request::Parts) -> Result<(), Failure> {
+        if let Some(caller) = self.caller(head.uri.path(), &head.headers).await? {
+            head.extensions.insert(caller);
+        }
+        Ok(())
     }
 }
 
-impl Guard {
-    async fn admit(&self, method: &str, headers: &HeaderMap) -> Result<Option<Caller>, Failure> {
+impl InstanceGuard {
+    async fn caller(&self, method: &str, headers: &HeaderMap) -> Result<Option<Caller>, Failure> {
         let roles = match TABLE.access(method) {
             None => return Err(Failure::new(Reason::Unimplemented, "the instance does not offer this method")),
             Some(Access::Open | Access::Pipeline) => return Ok(None),
@@ -87,51 +82,5 @@ const fn role_name(role: &Role) -> &'static str {
         Role::ModelManager => "model manager",
         Role::Gateway => "gateway",
         Role::Adapter => "adapter",
-    }
-}
-
-impl<S> Layer<S> for GuardLayer {
-    type Service = Guarded<S>;
-
-    fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded { inner, guard: self.guard.clone() }
-    }
-}
-
-/// The service of [`GuardLayer`].
-#[derive(Clone)]
-pub struct Guarded<S> {
-    inner: S,
-    guard: Arc<Guard>,
-}
-
-impl<S> Service<Request<Body>> for Guarded<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
-    S::Future: Send,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        // The clone that was made ready is the one that is called.
-        let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
-        let guard = self.guard.clone();
-        Box::pin(async move {
-            match guard.admit(request.uri().path(), request.headers()).await {
-                Ok(Some(caller)) => {
-                    request.extensions_mut().insert(caller);
-                    inner.call(request).await
-                }
-                Ok(None) => inner.call(request).await,
-                Err(failure) => Ok(refuse(failure).into_http()),
-            }
-        })
     }
 }

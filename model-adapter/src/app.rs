@@ -1,0 +1,86 @@
+//! The composition root: an adapter of its own, or the part of it that a gateway hosts.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use postern_egress::Egress;
+use postern_proto::model::v1::model_service_server::ModelServiceServer;
+use postern_runtime::auth::Verifier;
+use postern_runtime::guard::GuardLayer;
+use postern_runtime::health::ProcessHealth;
+use postern_runtime::instance::InstanceLink;
+use postern_runtime::lifecycle::Stopped;
+use postern_runtime::{Clock, Lifecycle, Readiness, grpc, ops};
+use tonic::server::NamedService;
+use tonic::service::Routes;
+
+use crate::config::AdapterConfig;
+use crate::endpoints::Endpoints;
+use crate::guard::AdapterGuard;
+use crate::service::Models;
+
+/// Why an adapter was not built.
+pub type BuildError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A running adapter.
+pub struct App {
+    /// Where gRPC is served.
+    pub grpc: SocketAddr,
+    /// Where health and metrics are served.
+    pub ops: SocketAddr,
+    /// What it waits for.
+    pub readiness: Readiness,
+    lifecycle: Lifecycle,
+    config: AdapterConfig,
+}
+
+/// The service itself, fed by the instance: what a gateway hosts when the adapter runs inside it.
+///
+/// # Errors
+/// When the process has no TLS provider that can be used.
+pub fn models(link: &InstanceLink, clock: Arc<dyn Clock>, readiness: &Readiness) -> Result<Models, BuildError> {
+    let models = Models { endpoints: Endpoints::new(Egress::new()?), clock };
+    crate::feed::follow(link, models.clone(), readiness);
+    Ok(models)
+}
+
+impl App {
+    /// Builds and binds.
+    ///
+    /// # Errors
+    /// Says which part could not be built.
+    pub async fn build(config: AdapterConfig, clock: Arc<dyn Clock>) -> Result<Self, BuildError> {
+        config.check()?;
+        let grpc_listener = grpc::bind(config.listen.grpc).await?;
+        let ops_listener = grpc::bind(config.listen.ops).await?;
+        let (grpc, ops) = (grpc_listener.local_addr()?, ops_listener.local_addr()?);
+
+        let readiness = Readiness::default();
+        let lifecycle = Lifecycle::new(&readiness);
+        let link = InstanceLink::new(&config.instance, clock.clone(), &lifecycle)?;
+        let verifier = Verifier::new(clock.clone());
+        link.follow_trust(verifier.clone(), &readiness);
+        let models = models(&link, clock, &readiness)?;
+
+        let services = &[ModelServiceServer::<Models>::NAME];
+        let health = ProcessHealth::follow(&readiness, services, &lifecycle).await;
+        let service = ModelServiceServer::new(models)
+            .max_decoding_message_size(grpc::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(grpc::MAX_MESSAGE_BYTES);
+        let routes = Routes::new(service).add_service(health.service(&lifecycle));
+        grpc::serve("grpc", grpc_listener, routes, GuardLayer::new(AdapterGuard { verifier }), &lifecycle);
+        ops::serve(ops_listener, &readiness, &health, &lifecycle);
+        lifecycle.started();
+        Ok(Self { grpc, ops, readiness, lifecycle, config })
+    }
+
+    /// Runs until a signal or a failure, then drains.
+    pub async fn run(self) -> Stopped {
+        self.lifecycle.run(self.config.drain).await
+    }
+
+    /// Drains and stops.
+    pub async fn stop(self) -> Stopped {
+        self.lifecycle.stop(self.config.drain, std::future::pending()).await
+    }
+}

@@ -1,0 +1,3 @@
+//! Sans-I/O decoders: bytes in, events out, however the bytes are cut.
+
+pub mod sse;

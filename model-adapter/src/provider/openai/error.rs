@@ -1,0 +1,100 @@
+//! What a server says when it refuses, and whom that blames.
+
+use http::StatusCode;
+use postern_proto::{Blame, Failure, Reason};
+use serde_json::Value;
+
+/// Longest part of a server's own words that is passed on, in characters.
+const MAX_WORDS: usize = 500;
+
+/// A failure of a status and a body.
+pub(super) fn from_status(status: StatusCode, body: &[u8]) -> Failure {
+    let parsed: Option<Value> = serde_json::from_slice(body).ok();
+    let error = parsed.as_ref().map(|value| value.get("error").unwrap_or(value));
+    from_parts(status.as_u16(), error)
+}
+
+/// A failure of an error object that came under status 200 or inside a stream. Its own code counts when it has one.
+pub(super) fn from_object(error: &Value) -> Failure {
+    let status = error.get("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
+    from_parts(status.filter(|code| (400..600).contains(code)).unwrap_or(500), Some(error))
+}
+
+fn from_parts(status: u16, error: Option<&Value>) -> Failure {
+    let member = |name: &str| error.and_then(|error| error.get(name)).and_then(Value::as_str).unwrap_or_default();
+    let said = match error {
+        Some(Value::String(text)) => text.as_str(),
+        _ => member("message"),
+    };
+    let said = words(said);
+    let (kind, code) = (member("type"), member("code"));
+    let too_long = code == "context_length_exceeded" || kind == "exceed_context_size_error";
+    let (reason, blame, message) = match status {
+        400 | 413 | 422 if too_long => {
+            (Reason::ContextLengthExceeded, Blame::Client, "the prompt is longer than the model's context")
+        }
+        401 | 403 => {
+            // The server's words may hold a part of the key, so they stay in the log.
+            let message = "the model's server does not accept the configured credential; an administrator can renew it";
+            return Failure::new(Reason::ModelCredentialRejected, message)
+                .with_blame(Blame::Adapter)
+                .with_detail(format_args!("status {status}"));
+        }
+        404 => (Reason::ModelMissingUpstream, Blame::Adapter, "the model's server does not have the model or the path"),
+        408 | 503 => (Reason::ModelUnavailable, Blame::Upstream, "the model's server cannot serve at the moment"),
+        429 => (Reason::ModelRateLimited, Blame::Upstream, "the model's server is at its limit"),
+        400..=499 | 501 => (Reason::ModelRefusedRequest, Blame::Client, "the model's server refused the request"),
+        300..=399 => {
+            (Reason::ModelAnswerInvalid, Blame::Adapter, "the model's server redirects, and redirects are not followed")
+        }
+        _ => (Reason::ModelFailed, Blame::Upstream, "the model's server failed"),
+    };
+    let message = if said.is_empty() { message.to_owned() } else { format!("{message}: {said}") };
+    Failure::new(reason, message).with_blame(blame).with_detail(format_args!("status {status}"))
+}
+
+/// The server's words, bounded and on one line.
+fn words(text: &str) -> String {
+    let mut said: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_WORDS).collect();
+    if text.chars().nth(MAX_WORDS).is_some() {
+        said.push('\u{2026}');
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_status_has_its_reason_and_its_blame() {
+        let cases = [
+            (400, r#"{"error":{"message":"bad n"}}"#, Reason::ModelRefusedRequest, Blame::Client),
+            (400, r#"{"error":{"code":"context_length_exceeded"}}"#, Reason::ContextLengthExceeded, Blame::Client),
+            (400, r#"{"error":{"type":"exceed_context_size_error","code":400}}"#, Reason::ContextLengthExceeded, Blame::Client),
+            (401, r#"{"error":{"message":"bad key sk-123"}}"#, Reason::ModelCredentialRejected, Blame::Adapter),
+            (403, "", Reason::ModelCredentialRejected, Blame::Adapter),
+            (404, "<html>", Reason::ModelMissingUpstream, Blame::Adapter),
+            (422, r#"{"message":"x"}"#, Reason::ModelRefusedRequest, Blame::Client),
+            (429, "{}", Reason::ModelRateLimited, Blame::Upstream),
+            (500, "oops", Reason::ModelFailed, Blame::Upstream),
+            (501, "{}", Reason::ModelRefusedRequest, Blame::Client),
+            (502, "", Reason::ModelFailed, Blame::Upstream),
+            (503, r#"{"error":{"message":"Loading model"}}"#, Reason::ModelUnavailable, Blame::Upstream),
+            (302, "", Reason::ModelAnswerInvalid, Blame::Adapter),
+        ];
+        for (status, body, reason, blame) in cases {
+            let failure = from_status(StatusCode::from_u16(status).unwrap(), body.as_bytes());
+            assert_eq!((failure.reason, failure.blame), (reason, Some(blame)), "{status} {body}");
+            assert!(!format!("{failure:?}").contains("sk-123"));
+        }
+    }
+
+    #[test]
+    fn the_servers_words_are_bounded_and_on_one_line() {
+        let body = format!(r#"{{"error":{{"message":"a\nb{}"}}}}"#, "x".repeat(1000));
+        let failure = from_status(StatusCode::BAD_REQUEST, body.as_bytes());
+        assert!(failure.message.contains("a b"), "{}", failure.message);
+        assert!(failure.message.chars().count() < 600);
+    }
+}

@@ -1,0 +1,343 @@
+//! What is sent.
+
+use bytes::Bytes;
+use postern_proto::Failure;
+use postern_proto::completion::v1::{
+    self as pb, ContentPart, Message, Parameters, ResponseFormat, Role, Tool, ToolCall, ToolChoice, content_part, image,
+    response_format, tool_choice,
+};
+use postern_proto::model::v1::{ChatPrompt, Generation, RawPrompt, generation};
+use serde_json::{Map, Value, json};
+
+use super::AnswerKind;
+
+/// The JSON body and what kind of answer it asks for.
+pub(super) fn body(identifier: &str, generation: &Generation, stream: bool) -> Result<(AnswerKind, Bytes), Failure> {
+    let mut body = Map::new();
+    body.insert("model".to_owned(), identifier.into());
+    let kind = match &generation.prompt {
+        Some(generation::Prompt::Chat(chat)) => {
+            add_chat(&mut body, chat)?;
+            AnswerKind::Chat
+        }
+        Some(generation::Prompt::Raw(RawPrompt { text })) => {
+            body.insert("prompt".to_owned(), text.as_str().into());
+            AnswerKind::Raw
+        }
+        None => return Err(Failure::field("generation.prompt", "is missing")),
+    };
+    if stream {
+        body.insert("stream".to_owned(), true.into());
+        body.insert("stream_options".to_owned(), json!({ "include_usage": true }));
+    }
+    if let Some(parameters) = &generation.parameters {
+        add_parameters(&mut body, parameters)?;
+    }
+    Ok((kind, serde_json::to_vec(&body).map_err(Failure::internal)?.into()))
+}
+
+fn add_chat(body: &mut Map<String, Value>, chat: &ChatPrompt) -> Result<(), Failure> {
+    let ChatPrompt { messages, tools, tool_choice, response_format } = chat;
+    let messages = messages.iter().map(message).collect::<Result<Vec<_>, _>>()?;
+    body.insert("messages".to_owned(), messages.into());
+    if !tools.is_empty() {
+        let tools = tools.iter().map(tool).collect::<Result<Vec<_>, _>>()?;
+        body.insert("tools".to_owned(), tools.into());
+    }
+    if let Some(ToolChoice { choice: Some(choice) }) = tool_choice {
+        body.insert("tool_choice".to_owned(), tool_choice_value(choice));
+    }
+    if let Some(ResponseFormat { format: Some(format) }) = response_format {
+        body.insert("response_format".to_owned(), response_format_value(format)?);
+    }
+    Ok(())
+}
+
+fn message(message: &Message) -> Result<Value, Failure> {
+    let Message { role, content, tool_calls, tool_call_id, name } = message;
+    let role = match Role::try_from(*role) {
+        Ok(Role::System) => "system",
+        Ok(Role::User) => "user",
+        Ok(Role::Assistant) => "assistant",
+        Ok(Role::Tool) => "tool",
+        Ok(Role::Unspecified) | Err(_) => return Err(Failure::field("messages.role", "is missing")),
+    };
+    let mut value = Map::new();
+    value.insert("role".to_owned(), role.into());
+    value.insert("content".to_owned(), content_value(content)?);
+    if !tool_calls.is_empty() {
+        value.insert("tool_calls".to_owned(), tool_calls.iter().map(tool_call).collect::<Vec<_>>().into());
+    }
+    if !tool_call_id.is_empty() {
+        value.insert("tool_call_id".to_owned(), tool_call_id.as_str().into());
+    }
+    if !name.is_empty() {
+        value.insert("name".to_owned(), name.as_str().into());
+    }
+    Ok(value.into())
+}
+
+/// A lone text goes as a string, which every server takes; anything else as an array of parts.
+fn content_value(parts: &[ContentPart]) -> Result<Value, Failure> {
+    match parts {
+        [] => Ok(Value::Null),
+        [ContentPart { part: Some(content_part::Part::Text(text)) }] => Ok(text.as_str().into()),
+        parts => parts.iter().map(part).collect::<Result<Vec<_>, _>>().map(Value::from),
+    }
+}
+
+fn part(part: &ContentPart) -> Result<Value, Failure> {
+    match &part.part {
+        Some(content_part::Part::Text(text)) => Ok(json!({ "type": "text", "text": text })),
+        Some(content_part::Part::Image(picture)) => {
+            use base64::Engine as _;
+            let url = match &picture.source {
+                Some(image::Source::Url(url)) => url.clone(),
+                Some(image::Source::Data(bytes)) => {
+                    let data = base64::engine::general_purpose::STANDARD.encode(bytes);
+                    format!("data:{};base64,{data}", picture.media_type)
+                }
+                None => return Err(Failure::field("messages.content.image", "has no source")),
+            };
+            let mut value = json!({ "url": url });
+            if !picture.detail.is_empty() {
+                value["detail"] = picture.detail.as_str().into();
+            }
+            Ok(json!({ "type": "image_url", "image_url": value }))
+        }
+        None => Err(Failure::field("messages.content", "has an empty part")),
+    }
+}
+
+fn tool_call(call: &ToolCall) -> Value {
+    let ToolCall { id, name, arguments_json } = call;
+    json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments_json } })
+}
+
+fn json_text(field: &str, text: &str) -> Result<Value, Failure> {
+    serde_json::from_str(text).map_err(|error| Failure::field(field, format!("is not JSON: {error}")))
+}
+
+fn tool(tool: &Tool) -> Result<Value, Failure> {
+    let Tool { name, description, parameters_json, strict } = tool;
+    let mut function = json!({ "name": name });
+    if !description.is_empty() {
+        function["description"] = description.as_str().into();
+    }
+    if !parameters_json.is_empty() {
+        function["parameters"] = json_text("tools.parameters_json", parameters_json)?;
+    }
+    if let Some(strict) = strict {
+        function["strict"] = (*strict).into();
+    }
+    Ok(json!({ "type": "function", "function": function }))
+}
+
+fn tool_choice_value(choice: &tool_choice::Choice) -> Value {
+    match choice {
+        tool_choice::Choice::Mode(mode) => match tool_choice::Mode::try_from(*mode) {
+            Ok(tool_choice::Mode::None) => "none".into(),
+            Ok(tool_choice::Mode::Required) => "required".into(),
+            Ok(tool_choice::Mode::Auto | tool_choice::Mode::Unspecified) | Err(_) => "auto".into(),
+        },
+        tool_choice::Choice::Name(name) => json!({ "type": "function", "function": { "name": name } }),
+    }
+}
+
+fn response_format_value(format: &response_format::Format) -> Result<Value, Failure> {
+    match format {
+        response_format::Format::JsonObject(response_format::JsonObject {}) => Ok(json!({ "type": "json_object" })),
+        response_format::Format::JsonSchema(schema) => {
+            let response_format::JsonSchema { name, schema_json, strict, description } = schema;
+            let mut value = json!({ "name": name, "schema": json_text("response_format.schema_json", schema_json)? });
+            if let Some(strict) = strict {
+                value["strict"] = (*strict).into();
+            }
+            if !description.is_empty() {
+                value["description"] = description.as_str().into();
+            }
+            Ok(json!({ "type": "json_schema", "json_schema": value }))
+        }
+    }
+}
+
+fn add_parameters(body: &mut Map<String, Value>, parameters: &Parameters) -> Result<(), Failure> {
+    let pb::Parameters {
+        max_tokens,
+        temperature,
+        top_p,
+        top_k,
+        stop,
+        seed,
+        presence_penalty,
+        frequency_penalty,
+        choices,
+        user,
+        parallel_tool_calls,
+        reasoning_effort,
+        extra_json,
+    } = parameters;
+    let mut add = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            body.insert(name.to_owned(), value);
+        }
+    };
+    add("max_tokens", max_tokens.map(Value::from));
+    add("temperature", temperature.map(Value::from));
+    add("top_p", top_p.map(Value::from));
+    add("top_k", top_k.map(Value::from));
+    add("stop", (!stop.is_empty()).then(|| stop.clone().into()));
+    add("seed", seed.map(Value::from));
+    add("presence_penalty", presence_penalty.map(Value::from));
+    add("frequency_penalty", frequency_penalty.map(Value::from));
+    add("n", choices.map(Value::from));
+    add("user", user.clone().map(Value::from));
+    add("parallel_tool_calls", parallel_tool_calls.map(Value::from));
+    add("reasoning_effort", reasoning_effort.clone().map(Value::from));
+    if extra_json.is_empty() {
+        return Ok(());
+    }
+    let Value::Object(extra) = json_text("parameters.extra_json", extra_json)? else {
+        return Err(Failure::field("parameters.extra_json", "is not a JSON object"));
+    };
+    for (name, value) in extra {
+        // What has a field of its own must not come in by the back door: the model's name least of all.
+        if RESERVED.contains(&name.as_str()) {
+            return Err(Failure::field("parameters.extra_json", format!("`{name}` has a field of its own")));
+        }
+        body.insert(name, value);
+    }
+    Ok(())
+}
+
+/// Members that typed fields stand for.
+const RESERVED: &[&str] = &[
+    "model", "messages", "prompt", "stream", "stream_options", "tools", "tool_choice", "response_format", "max_tokens",
+    "max_completion_tokens", "temperature", "top_p", "top_k", "stop", "seed", "presence_penalty", "frequency_penalty", "n",
+    "user", "parallel_tool_calls", "reasoning_effort",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(generation: Generation, stream: bool) -> Result<Value, Failure> {
+        let (_, bytes) = body("served-name", &generation, stream)?;
+        Ok(serde_json::from_slice(&bytes).unwrap())
+    }
+
+    fn text(role: Role, text: &str) -> Message {
+        let part = content_part::Part::Text(text.to_owned());
+        Message { role: role as i32, content: vec![ContentPart { part: Some(part) }], ..Default::default() }
+    }
+
+    fn chat(prompt: ChatPrompt, parameters: Parameters) -> Generation {
+        Generation {
+            endpoint_id: "ep".to_owned(),
+            prompt: Some(generation::Prompt::Chat(prompt)),
+            parameters: Some(parameters),
+        }
+    }
+
+    #[test]
+    fn a_plain_chat_is_plain() {
+        let prompt = ChatPrompt { messages: vec![text(Role::System, "be brief"), text(Role::User, "hi")], ..Default::default() };
+        let expected = json!({
+            "model": "served-name",
+            "messages": [{ "role": "system", "content": "be brief" }, { "role": "user", "content": "hi" }],
+            "stream": true,
+            "stream_options": { "include_usage": true },
+        });
+        assert_eq!(sent(chat(prompt, Parameters::default()), true).unwrap(), expected);
+    }
+
+    #[test]
+    fn everything_that_has_a_place_is_put_there() {
+        let picture = pb::Image {
+            source: Some(image::Source::Data(vec![1, 2, 3])),
+            media_type: "image/png".to_owned(),
+            detail: "low".to_owned(),
+        };
+        let mut asked = text(Role::User, "what is this?");
+        asked.content.push(ContentPart { part: Some(content_part::Part::Image(picture)) });
+        let call = ToolCall { id: "c1".to_owned(), name: "look".to_owned(), arguments_json: "{}".to_owned() };
+        let called = Message { role: Role::Assistant as i32, tool_calls: vec![call], ..Default::default() };
+        let mut told = text(Role::Tool, "a cat");
+        told.tool_call_id = "c1".to_owned();
+        let prompt = ChatPrompt {
+            messages: vec![asked, called, told],
+            tools: vec![Tool {
+                name: "look".to_owned(),
+                description: "looks".to_owned(),
+                parameters_json: r#"{"type":"object"}"#.to_owned(),
+                strict: Some(true),
+            }],
+            tool_choice: Some(ToolChoice { choice: Some(tool_choice::Choice::Name("look".to_owned())) }),
+            response_format: Some(ResponseFormat {
+                format: Some(response_format::Format::JsonSchema(response_format::JsonSchema {
+                    name: "animal".to_owned(),
+                    schema_json: r#"{"type":"object"}"#.to_owned(),
+                    strict: Some(true),
+                    description: String::new(),
+                })),
+            }),
+        };
+        let parameters = Parameters {
+            max_tokens: Some(5),
+            temperature: Some(0.7),
+            top_p: Some(0.9),
+            top_k: Some(40),
+            stop: vec!["\n".to_owned()],
+            seed: Some(7),
+            presence_penalty: Some(0.1),
+            frequency_penalty: Some(-0.1),
+            choices: Some(2),
+            user: Some("u".to_owned()),
+            parallel_tool_calls: Some(false),
+            reasoning_effort: Some("low".to_owned()),
+            extra_json: r#"{"logit_bias":{"5":1},"min_p":0.05}"#.to_owned(),
+        };
+        let expected = json!({
+            "model": "served-name",
+            "messages": [
+                { "role": "user", "content": [
+                    { "type": "text", "text": "what is this?" },
+                    { "type": "image_url", "image_url": { "url": "data:image/png;base64,AQID", "detail": "low" } },
+                ] },
+                { "role": "assistant", "content": null, "tool_calls": [
+                    { "id": "c1", "type": "function", "function": { "name": "look", "arguments": "{}" } },
+                ] },
+                { "role": "tool", "content": "a cat", "tool_call_id": "c1" },
+            ],
+            "tools": [{ "type": "function", "function": {
+                "name": "look", "description": "looks", "parameters": { "type": "object" }, "strict": true,
+            } }],
+            "tool_choice": { "type": "function", "function": { "name": "look" } },
+            "response_format": { "type": "json_schema", "json_schema": {
+                "name": "animal", "schema": { "type": "object" }, "strict": true,
+            } },
+            "max_tokens": 5, "temperature": 0.7, "top_p": 0.9, "top_k": 40, "stop": ["\n"], "seed": 7,
+            "presence_penalty": 0.1, "frequency_penalty": -0.1, "n": 2, "user": "u", "parallel_tool_calls": false,
+            "reasoning_effort": "low", "logit_bias": { "5": 1 }, "min_p": 0.05,
+        });
+        assert_eq!(sent(chat(prompt, parameters), false).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_cannot_be_said_is_refused_by_name() {
+        let prompt = || ChatPrompt { messages: vec![text(Role::User, "hi")], ..Default::default() };
+        let extra = |text: &str| Parameters { extra_json: text.to_owned(), ..Default::default() };
+        let cases = [
+            (Generation::default(), "generation.prompt"),
+            (chat(ChatPrompt { messages: vec![text(Role::Unspecified, "x")], ..Default::default() }, Parameters::default()), "messages.role"),
+            (chat(prompt(), extra("[]")), "parameters.extra_json"),
+            (chat(prompt(), extra("{")), "parameters.extra_json"),
+            (chat(prompt(), extra(r#"{"model":"another"}"#)), "parameters.extra_json"),
+            (chat(prompt(), extra(r#"{"stream":false}"#)), "parameters.extra_json"),
+        ];
+        for (generation, field) in cases {
+            let failure = sent(generation, true).unwrap_err();
+            assert_eq!(failure.fields.first().map(|(name, _)| name.as_str()), Some(field), "{failure}");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! `postern.model.v1.ModelService`: the one way to a model, over the network or inside a gateway's process. It trusts its
+//! caller; the network door has a guard before it.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::{FutureExt as _, Stream, stream};
+use http::header::CONTENT_TYPE;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use postern_proto::completion::v1::{
+    Completion, CompletionEvent, Delta, End, FinishReason, Start, ToolCallFragment, completion_event, delta,
+};
+use postern_proto::model::v1 as pb;
+use postern_proto::model::v1::model_service_server::ModelService;
+use postern_proto::{Blame, Failure, Reason};
+use postern_runtime::Clock;
+use postern_runtime::grpc::refuse;
+use tonic::{Request, Response, Status};
+
+use crate::endpoints::{Endpoint, Endpoints};
+use crate::provider::{AnswerKind, StreamDecoder};
+use crate::upstream;
+
+/// The service.
+#[derive(Clone)]
+pub struct Models {
+    /// What is served.
+    pub endpoints: Endpoints,
+    /// For dates in `Retry-After`.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Events as they come.
+pub type Events = Pin<Box<dyn Stream<Item = Result<pb::StreamGenerateResponse, Status>> + Send>>;
+
+impl Models {
+    fn endpoint(&self, generation: &pb::Generation) -> Result<Arc<Endpoint>, Failure> {
+        self.endpoints.get(&generation.endpoint_id).ok_or_else(|| {
+            Failure::new(Reason::EndpointNotFound, "this adapter does not serve that endpoint (yet)").with_blame(Blame::Adapter)
+        })
+    }
+
+    async fn stream(&self, generation: pb::Generation) -> Result<Answer, Failure> {
+        let endpoint = self.endpoint(&generation)?;
+        let call = endpoint.provider.call(&endpoint.target(), &generation, true)?;
+        let (kind, warnings) = (call.kind, call.warnings.clone());
+        let response = upstream::send(&endpoint, call, self.clock.now()).await?;
+        let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let start = Start { model: endpoint.model.clone(), warnings };
+        let mut answer = Answer {
+            ready: VecDeque::from([event(completion_event::Event::Start(start))]),
+            rest: None,
+            failure: None,
+            endpoint,
+        };
+        match media_type.as_str() {
+            "text/event-stream" => {
+                let decoder = answer.endpoint.provider.stream_decoder(kind);
+                answer.rest = Some(Rest { body: response.into_body(), decoder });
+            }
+            // A server that does not stream answers in one piece; one that fails may say so under status 200.
+            "application/json" => {
+                let whole = self.read(&answer.endpoint, kind, response.into_body()).await?;
+                answer.ready.extend(pieces(whole).map(event));
+            }
+            other => {
+                let failure = Failure::new(Reason::ModelAnswerInvalid, "the model's server sent something that is not an answer");
+                return Err(failure.with_blame(Blame::Upstream).with_detail(format_args!("content type `{other}`")));
+            }
+        }
+        Ok(answer)
+    }
+
+    async fn read(&self, endpoint: &Endpoint, kind: AnswerKind, body: Incoming) -> Result<Completion, Failure> {
+        let body = upstream::read_all(body).await?;
+        endpoint.provider.read(kind, &body).map_err(|failure| upstream::scrubbed(endpoint, failure))
+    }
+
+    pub(crate) async fn generate_once(&self, generation: pb::Generation) -> Result<Completion, Failure> {
+        let endpoint = self.endpoint(&generation)?;
+        let call = endpoint.provider.call(&endpoint.target(), &generation, false)?;
+        let (kind, warnings) = (call.kind, call.warnings.clone());
+        let response = upstream::send(&endpoint, call, self.clock.now()).await?;
+        let answer = self.read(&endpoint, kind, response.into_body()).await?;
+        Ok(Completion { model: endpoint.model.clone(), warnings, ..answer })
+    }
+}
+
+fn given(generation: Option<pb::Generation>) -> Result<pb::Generation, Failure> {
+    generation.ok_or_else(|| Failure::field("generation", "is missing"))
+}
+
+#[tonic::async_trait]
+impl ModelService for Models {
+    type StreamGenerateStream = Events;
+
+    async fn stream_generate(&self, request: Request<pb::StreamGenerateRequest>) -> Result<Response<Events>, Status> {
+        let generation = given(request.into_inner().generation).map_err(refuse)?;
+        let answer = self.stream(generation).await.map_err(refuse)?;
+        Ok(Response::new(Box::pin(answer.into_stream())))
+    }
+
+    async fn generate(&self, request: Request<pb::GenerateRequest>) -> Result<Response<pb::GenerateResponse>, Status> {
+        let generation = given(request.into_inner().generation).map_err(refuse)?;
+        let completion = self.generate_once(generation).await.map_err(refuse)?;
+        Ok(Response::new(pb::GenerateResponse { completion: Some(completion) }))
+    }
+}
+
+fn event(event: completion_event::Event) -> CompletionEvent {
+    CompletionEvent { event: Some(event) }
+}
+
+/// An answer that is still coming. It reads from the model only when it is asked for more, so a slow reader slows the model,
+/// and holds no more than one read's events. Dropping it closes the connection.
+struct Answer {
+    endpoint: Arc<Endpoint>,
+    ready: VecDeque<CompletionEvent>,
+    rest: Option<Rest>,
+    failure: Option<Failure>,
+}
+
+struct Rest {
+    body: Incoming,
+    decoder: Box<dyn StreamDecoder>,
+}
+
+impl Answer {
+    fn into_stream(self) -> impl Stream<Item = Result<pb::StreamGenerateResponse, Status>> + Send {
+        stream::unfold(self, |mut answer| async move {
+            let item = answer.next().await?;
+            let item = item.map(|event| pb::StreamGenerateResponse { event: Some(event) }).map_err(refuse);
+            Some((item, answer))
+        })
+    }
+
+    async fn next(&mut self) -> Option<Result<CompletionEvent, Failure>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(Ok(event));
+            }
+            if let Some(failure) = self.failure.take() {
+                self.rest = None;
+                return Some(Err(upstream::scrubbed(&self.endpoint, failure)));
+            }
+            if self.rest.as_ref()?.decoder.is_done() {
+                self.close();
+                return None;
+            }
+            self.read().await;
+        }
+    }
+
+    /// Reads once. Events that came before a failure are given out before it.
+    async fn read(&mut self) {
+        let Some(Rest { body, decoder }) = &mut self.rest else { return };
+        let mut out = Vec::new();
+        let fed = match body.frame().await {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(bytes) => decoder.feed(&bytes, &mut out),
+                Err(_trailers) => Ok(()),
+            },
+            Some(Err(error)) => Err(upstream::broken(&error)),
+            None => decoder.finish(&mut out),
+        };
+        self.ready.extend(out);
+        self.failure = fed.err();
+    }
+
+    /// Takes the end of the body when it has come with the answer's last bytes, so that the connection can be used again.
+    fn close(&mut self) {
+        if let Some(mut rest) = self.rest.take() {
+            while let Some(Some(Ok(_))) = rest.body.frame().now_or_never() {}
+        }
+    }
+}
+
+/// The events of an answer that came in one piece.
+fn pieces(whole: Completion) -> impl Iterator<Item = completion_event::Event> {
+    let reasons: Vec<i32> = whole.choices.iter().map(|choice| choice.finish_reason).collect();
+    let end = End {
+        finish_reason: reasons.first().copied().unwrap_or(FinishReason::Other as i32),
+        choices: if reasons.len() > 1 { reasons } else { Vec::new() },
+    };
+    let deltas = whole.choices.into_iter().zip(0..).flat_map(|(choice, choice_index)| {
+        let reasoning = Some(choice.reasoning).filter(|text| !text.is_empty()).map(delta::Delta::Reasoning);
+        let text = Some(choice.text).filter(|text| !text.is_empty()).map(delta::Delta::Text);
+        let calls = choice.tool_calls.into_iter().zip(0..).map(|(call, index)| {
+            let (id, name, arguments_json) = (call.id, call.name, call.arguments_json);
+            delta::Delta::ToolCall(ToolCallFragment { index, id, name, arguments_json })
+        });
+        let deltas: Vec<_> = reasoning.into_iter().chain(text).chain(calls).collect();
+        deltas.into_iter().map(move |delta| completion_event::Event::Delta(Delta { choice_index, delta: Some(delta) }))
+    });
+    let usage = whole.usage.map(completion_event::Event::Usage);
+    deltas.chain(usage).chain([completion_event::Event::End(end)])
+}
