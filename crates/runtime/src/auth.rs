@@ -79,6 +79,12 @@ impl Verifier {
         self.passed.invalidate_all();
     }
 
+    /// The audience that tokens must have, once it is known.
+    #[must_use]
+    pub fn audience(&self) -> Option<String> {
+        self.table.load().as_ref().map(|table| table.profile().audience.clone())
+    }
+
     /// Verifies a token.
     ///
     /// # Errors

@@ -6,11 +6,11 @@ use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use http::{Request, Response, request};
-use postern_proto::Failure;
+use postern_proto::{Failure, Reason};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use crate::grpc::refuse;
+use crate::grpc::{self, refuse};
 
 /// Decides on a request by its head. What handlers need to know of the caller goes into the extensions.
 #[async_trait]
@@ -53,6 +53,17 @@ pub struct Guarded<S, A> {
     admit: Arc<A>,
 }
 
+/// A message over the size limit is refused below us, with a bare status; it leaves with a reason like any other refusal.
+fn typed(response: Response<Body>) -> Response<Body> {
+    let bare = response.headers().get("grpc-status").is_some_and(|status| status == "11")
+        && !response.headers().contains_key("grpc-status-details-bin");
+    if !bare {
+        return response;
+    }
+    let message = format!("the message is larger than {} MiB", grpc::MAX_MESSAGE_BYTES >> 20);
+    refuse(Failure::new(Reason::RequestTooLarge, message)).into_http()
+}
+
 impl<S: Clone, A> Clone for Guarded<S, A> {
     fn clone(&self) -> Self {
         Self { inner: self.inner.clone(), admit: self.admit.clone() }
@@ -80,7 +91,7 @@ where
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
             match admit.admit(&mut head).await {
-                Ok(()) => inner.call(Request::from_parts(head, body)).await,
+                Ok(()) => inner.call(Request::from_parts(head, body)).await.map(typed),
                 Err(failure) => Ok(refuse(failure).into_http()),
             }
         })

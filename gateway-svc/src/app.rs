@@ -1,0 +1,129 @@
+//! The composition root: builds the gateway from its configuration, with every port bound before it returns. It is the one
+//! place that knows that an adapter can run inside.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use postern_proto::gateway::v1::completion_service_server::CompletionServiceServer;
+use postern_runtime::auth::Verifier;
+use postern_runtime::guard::GuardLayer;
+use postern_runtime::health::ProcessHealth;
+use postern_runtime::instance::{GENERATE_SCOPE, InstanceConfig, InstanceLink};
+use postern_runtime::lifecycle::Stopped;
+use postern_runtime::{Clock, Lifecycle, Readiness, grpc, http, ops};
+use tonic::server::NamedService;
+
+use crate::adapters::{Adapter, Adapters};
+use crate::config::{AdapterConfig, GatewayConfig};
+use crate::doors::grpc::GrpcDoor;
+use crate::doors::openai::{self, OpenAiDoor};
+use crate::pipeline::{Admission, Credentials, Pipeline, Sessions};
+use crate::policy::GatewayGuard;
+use crate::routes::Routes;
+
+/// Why a gateway was not built.
+pub type BuildError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A running gateway.
+pub struct App {
+    /// Where gRPC is served.
+    pub grpc: SocketAddr,
+    /// Where the OpenAI-compatible API is served.
+    pub http: SocketAddr,
+    /// Where health and metrics are served.
+    pub ops: SocketAddr,
+    /// What it waits for.
+    pub readiness: Readiness,
+    lifecycle: Lifecycle,
+    config: GatewayConfig,
+}
+
+impl App {
+    /// Builds and binds.
+    ///
+    /// # Errors
+    /// Says which part could not be built.
+    pub async fn build(config: GatewayConfig, clock: Arc<dyn Clock>) -> Result<Self, BuildError> {
+        config.check()?;
+        let grpc_listener = grpc::bind(config.listen.grpc).await?;
+        let http_listener = grpc::bind(config.listen.http).await?;
+        let ops_listener = grpc::bind(config.listen.ops).await?;
+        let (grpc, http, ops) = (grpc_listener.local_addr()?, http_listener.local_addr()?, ops_listener.local_addr()?);
+
+        let readiness = Readiness::default();
+        let lifecycle = Lifecycle::new(&readiness);
+        let link = InstanceLink::new(&config.instance, clock.clone(), &lifecycle)?;
+        let pipeline = pipeline(&config, &link, &clock, &readiness, &lifecycle)?;
+        let credentials = match config.http.accept_credentials {
+            true => Some(Credentials::new(link, pipeline.verifier.clone(), clock.clone(), random_key()?)),
+            false => None,
+        };
+
+        let services = &[CompletionServiceServer::<GrpcDoor>::NAME];
+        let health = ProcessHealth::follow(&readiness, services, &lifecycle).await;
+        let service = CompletionServiceServer::new(GrpcDoor { pipeline: pipeline.clone() })
+            .max_decoding_message_size(grpc::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(grpc::MAX_MESSAGE_BYTES);
+        let routes = tonic::service::Routes::new(service).add_service(health.service(&lifecycle));
+        grpc::serve("grpc", grpc_listener, routes, GuardLayer::new(GatewayGuard), &lifecycle);
+        let door = OpenAiDoor { pipeline, credentials, clock };
+        http::serve("http", http_listener, openai::router(door), &lifecycle);
+        ops::serve(ops_listener, &readiness, &health, &lifecycle);
+        lifecycle.started();
+        Ok(Self { grpc, http, ops, readiness, lifecycle, config })
+    }
+
+    /// Runs until a signal or a failure, then drains.
+    pub async fn run(self) -> Stopped {
+        self.lifecycle.run(self.config.drain).await
+    }
+
+    /// Drains and stops.
+    pub async fn stop(self) -> Stopped {
+        self.lifecycle.stop(self.config.drain, std::future::pending()).await
+    }
+}
+
+fn pipeline(
+    config: &GatewayConfig,
+    link: &InstanceLink,
+    clock: &Arc<dyn Clock>,
+    readiness: &Readiness,
+    lifecycle: &Lifecycle,
+) -> Result<Pipeline, BuildError> {
+    let verifier = Verifier::new(clock.clone());
+    link.follow_trust(verifier.clone(), readiness);
+    let routes = Routes::default();
+    routes.follow(link, readiness);
+    let mut adapters = HashMap::new();
+    for (group, adapter) in &config.adapters {
+        let adapter = match adapter {
+            AdapterConfig::Remote(address) => Adapter::Remote {
+                channel: grpc::channel(address)?,
+                token: link.keep_token(format!("postern-adapter:{group}"), GENERATE_SCOPE),
+            },
+            AdapterConfig::Embedded(credential_file) => {
+                let as_adapter =
+                    InstanceConfig { credential_file: credential_file.clone(), ..config.instance.clone() };
+                let link = InstanceLink::new(&as_adapter, clock.clone(), lifecycle)?;
+                Adapter::Embedded(Arc::new(model_adapter::app::models(&link, clock.clone(), readiness)?))
+            }
+        };
+        adapters.insert(group.clone(), adapter);
+    }
+    Ok(Pipeline {
+        verifier,
+        routes,
+        adapters: Adapters(Arc::new(adapters)),
+        admission: Admission::new(config.limits.max_in_flight),
+        sessions: Sessions::default(),
+    })
+}
+
+fn random_key() -> Result<[u8; 32], BuildError> {
+    let mut key = [0; 32];
+    SystemRandom::new().fill(&mut key).map_err(|_| "the system gives no random bytes")?;
+    Ok(key)
+}

@@ -1,0 +1,189 @@
+//! What a caller asks for, whichever door it came through: checked once, here.
+
+use postern_proto::completion::v1::{ContentPart, Message, Parameters, Role, content_part};
+use postern_proto::model::v1::ChatPrompt;
+use postern_proto::{Failure, Feature, Reason};
+
+/// A request for a completion.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// The model that is named; `None` for the feature's first.
+    pub model: Option<String>,
+    /// What to do.
+    pub task: Task,
+    /// How to sample.
+    pub parameters: Parameters,
+    /// The editing session in which a newer request replaces this one.
+    pub session: Option<String>,
+}
+
+/// What to do.
+#[derive(Debug, Clone)]
+pub enum Task {
+    /// Answer a conversation.
+    Chat(ChatPrompt),
+    /// Complete code at a cursor.
+    Code {
+        /// Before the cursor.
+        prefix: String,
+        /// After the cursor; `None` at the end of the file.
+        suffix: Option<String>,
+    },
+    /// Complete text that is sent as it is.
+    Raw(String),
+}
+
+/// Largest prompt, in bytes of text and pictures together.
+pub const MAX_PROMPT_BYTES: usize = 8 * 1024 * 1024;
+const MAX_MESSAGES: usize = 4096;
+const MAX_TOOLS: usize = 128;
+const MAX_STOPS: usize = 16;
+const MAX_CHOICES: u32 = 16;
+const MAX_SESSION_BYTES: usize = 128;
+
+impl Ask {
+    /// The feature that this is.
+    #[must_use]
+    pub const fn feature(&self) -> Feature {
+        match self.task {
+            Task::Chat(_) => Feature::Chat,
+            Task::Code { .. } | Task::Raw(_) => Feature::CodeCompletion,
+        }
+    }
+
+    /// Checks sizes and ranges.
+    ///
+    /// # Errors
+    /// REQUEST_INVALID names the field; REQUEST_TOO_LARGE.
+    pub fn check(self) -> Result<Self, Failure> {
+        let size = match &self.task {
+            Task::Chat(chat) => check_chat(chat)?,
+            Task::Code { prefix, suffix } => {
+                let size = prefix.len() + suffix.as_ref().map_or(0, String::len);
+                if size == 0 {
+                    return Err(Failure::field("prefix", "prefix and suffix are both empty"));
+                }
+                size
+            }
+            Task::Raw(prompt) if prompt.is_empty() => return Err(Failure::field("prompt", "is empty")),
+            Task::Raw(prompt) => prompt.len(),
+        };
+        if size > MAX_PROMPT_BYTES {
+            let message = format!("the prompt is larger than {} MiB", MAX_PROMPT_BYTES >> 20);
+            return Err(Failure::new(Reason::RequestTooLarge, message));
+        }
+        check_parameters(&self.parameters)?;
+        if self.session.as_ref().is_some_and(|session| session.len() > MAX_SESSION_BYTES) {
+            return Err(Failure::field("editing_session_id", format!("is longer than {MAX_SESSION_BYTES} bytes")));
+        }
+        Ok(self)
+    }
+}
+
+/// The conversation's size in bytes.
+fn check_chat(chat: &ChatPrompt) -> Result<usize, Failure> {
+    if chat.messages.is_empty() || chat.messages.len() > MAX_MESSAGES {
+        return Err(Failure::field("messages", format!("must be 1 to {MAX_MESSAGES}")));
+    }
+    if chat.tools.len() > MAX_TOOLS {
+        return Err(Failure::field("tools", format!("at most {MAX_TOOLS}")));
+    }
+    let tools: usize = chat.tools.iter().map(|tool| tool.description.len() + tool.parameters_json.len()).sum();
+    chat.messages.iter().enumerate().try_fold(tools, |size, (at, message)| Ok(size + check_message(at, message)?))
+}
+
+fn check_message(at: usize, message: &Message) -> Result<usize, Failure> {
+    let wrong = |member: &str, problem: &str| Failure::field(format!("messages[{at}].{member}"), problem);
+    let role = Role::try_from(message.role).unwrap_or(Role::Unspecified);
+    if role == Role::Unspecified {
+        return Err(wrong("role", "must be system, user, assistant or tool"));
+    }
+    if role == Role::Tool && message.tool_call_id.is_empty() {
+        return Err(wrong("tool_call_id", "is missing"));
+    }
+    if !message.tool_calls.is_empty() && role != Role::Assistant {
+        return Err(wrong("tool_calls", "only the assistant asks for tool calls"));
+    }
+    let part = |part: &ContentPart| match &part.part {
+        Some(content_part::Part::Text(text)) => Ok(text.len()),
+        Some(content_part::Part::Image(picture)) => match &picture.source {
+            Some(postern_proto::completion::v1::image::Source::Url(url)) if !url.is_empty() => Ok(url.len()),
+            Some(postern_proto::completion::v1::image::Source::Data(data)) if !picture.media_type.is_empty() => Ok(data.len()),
+            _ => Err(wrong("content", "a picture needs a url, or data and media_type")),
+        },
+        None => Err(wrong("content", "has an empty part")),
+    };
+    let size = message.content.iter().try_fold(0, |size, one| Ok::<_, Failure>(size + part(one)?))?;
+    if size == 0 && message.tool_calls.is_empty() && role != Role::Tool {
+        return Err(wrong("content", "is empty"));
+    }
+    Ok(size + message.tool_calls.iter().map(|call| call.arguments_json.len()).sum::<usize>())
+}
+
+fn check_parameters(parameters: &Parameters) -> Result<(), Failure> {
+    let range = |name: &str, value: Option<f64>, low: f64, high: f64| match value {
+        Some(value) if !(low..=high).contains(&value) => {
+            Err(Failure::field(name, format!("must be {low} to {high}")))
+        }
+        _ => Ok(()),
+    };
+    range("temperature", parameters.temperature, 0.0, 2.0)?;
+    range("top_p", parameters.top_p, 0.0, 1.0)?;
+    range("presence_penalty", parameters.presence_penalty, -2.0, 2.0)?;
+    range("frequency_penalty", parameters.frequency_penalty, -2.0, 2.0)?;
+    if parameters.max_tokens == Some(0) {
+        return Err(Failure::field("max_tokens", "must be at least 1"));
+    }
+    if parameters.stop.len() > MAX_STOPS || parameters.stop.iter().any(String::is_empty) {
+        return Err(Failure::field("stop", format!("at most {MAX_STOPS} texts, none of them empty")));
+    }
+    if parameters.choices.is_some_and(|choices| !(1..=MAX_CHOICES).contains(&choices)) {
+        return Err(Failure::field("choices", format!("must be 1 to {MAX_CHOICES}")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(role: Role, text: &str) -> Message {
+        let part = ContentPart { part: Some(content_part::Part::Text(text.to_owned())) };
+        Message { role: role as i32, content: vec![part], ..Default::default() }
+    }
+
+    fn ask(task: Task, parameters: Parameters) -> Ask {
+        Ask { model: None, task, parameters, session: None }
+    }
+
+    fn chat(messages: Vec<Message>) -> Task {
+        Task::Chat(ChatPrompt { messages, ..Default::default() })
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let good = || chat(vec![message(Role::User, "hi")]);
+        let with = |parameters| ask(good(), parameters);
+        let cases = [
+            (ask(chat(vec![]), Parameters::default()), "messages"),
+            (ask(chat(vec![message(Role::User, "")]), Parameters::default()), "messages[0].content"),
+            (ask(chat(vec![message(Role::Unspecified, "x")]), Parameters::default()), "messages[0].role"),
+            (ask(chat(vec![message(Role::User, "x"), message(Role::Tool, "x")]), Parameters::default()), "messages[1].tool_call_id"),
+            (ask(Task::Raw(String::new()), Parameters::default()), "prompt"),
+            (ask(Task::Code { prefix: String::new(), suffix: Some(String::new()) }, Parameters::default()), "prefix"),
+            (with(Parameters { temperature: Some(2.1), ..Default::default() }), "temperature"),
+            (with(Parameters { temperature: Some(f64::NAN), ..Default::default() }), "temperature"),
+            (with(Parameters { top_p: Some(-0.1), ..Default::default() }), "top_p"),
+            (with(Parameters { max_tokens: Some(0), ..Default::default() }), "max_tokens"),
+            (with(Parameters { choices: Some(17), ..Default::default() }), "choices"),
+            (with(Parameters { stop: vec![String::new()], ..Default::default() }), "stop"),
+        ];
+        for (ask, field) in cases {
+            let failure = ask.check().unwrap_err();
+            assert_eq!(failure.fields.first().map(|(name, _)| name.as_str()), Some(field), "{failure}");
+        }
+        assert!(with(Parameters::default()).check().is_ok());
+        let huge = ask(Task::Raw("x".repeat(MAX_PROMPT_BYTES + 1)), Parameters::default());
+        assert_eq!(huge.check().unwrap_err().reason, Reason::RequestTooLarge);
+    }
+}

@@ -1,0 +1,98 @@
+//! The gateway's configuration.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use postern_runtime::config::{ConfigError, DrainConfig, PeerAddress, loopback_only};
+use postern_runtime::instance::InstanceConfig;
+use postern_runtime::telemetry::TelemetryConfig;
+use serde::Deserialize;
+
+/// The whole file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayConfig {
+    /// Where to listen.
+    pub listen: Listen,
+    /// Whose tokens to believe.
+    pub instance: InstanceConfig,
+    /// The way to the models, by adapter group.
+    pub adapters: HashMap<String, AdapterConfig>,
+    /// The HTTP door.
+    #[serde(default)]
+    pub http: HttpConfig,
+    /// How much at once.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+    /// Logs.
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
+    /// How to stop.
+    #[serde(default)]
+    pub drain: DrainConfig,
+}
+
+/// `[listen]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// gRPC.
+    pub grpc: SocketAddr,
+    /// The OpenAI-compatible API.
+    pub http: SocketAddr,
+    /// Health and metrics.
+    pub ops: SocketAddr,
+}
+
+/// One line of `[adapters]`: `default = { remote = "http://127.0.0.1:7421" }` or
+/// `default = { embedded = "adapter.credential" }`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdapterConfig {
+    /// An adapter of its own, at this address.
+    Remote(PeerAddress),
+    /// Inside this process, which connects as the adapter of this credential file.
+    Embedded(PathBuf),
+}
+
+/// `[http]`
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// Whether the HTTP door takes personal access tokens and client secrets as the bearer and exchanges them itself. For
+    /// clients that hold a static key.
+    pub accept_credentials: bool,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Requests at once in this process.
+    pub max_in_flight: usize,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self { max_in_flight: 1024 }
+    }
+}
+
+impl GatewayConfig {
+    /// Checks what the types do not.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the key.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        loopback_only("listen.grpc", self.listen.grpc)?;
+        loopback_only("listen.http", self.listen.http)?;
+        if self.adapters.is_empty() {
+            return Err(ConfigError::invalid("adapters", "name at least one adapter group, such as `default`"));
+        }
+        if self.limits.max_in_flight == 0 {
+            return Err(ConfigError::invalid("limits.max_in_flight", "must be at least 1"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,4 @@
+//! The doors: gRPC and OpenAI-compatible HTTP over one pipeline.
+
+pub mod grpc;
+pub mod openai;

@@ -1,0 +1,139 @@
+//! `postern.gateway.v1.CompletionService`.
+
+use std::pin::Pin;
+
+use futures_util::{Stream, StreamExt as _, stream};
+use postern_proto::completion::v1::{CompletionEvent, completion_event::Event};
+use postern_proto::gateway::v1 as pb;
+use postern_proto::gateway::v1::completion_service_server::CompletionService;
+use postern_proto::model::v1::ChatPrompt;
+use postern_proto::{Failure, Feature};
+use postern_runtime::grpc::{peer_ip, refuse, timeout_of};
+use postern_runtime::request_id::RequestId;
+use tonic::{Request, Response, Status};
+
+use crate::ask::{Ask, Task};
+use crate::collect::collect;
+use crate::pipeline::{Bearer, Caller, Completion, Pipeline};
+
+/// The door.
+pub struct GrpcDoor {
+    /// What is behind it.
+    pub pipeline: Pipeline,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn chat(given: Option<pb::Chat>) -> Result<Ask, Failure> {
+    let given = given.ok_or_else(|| Failure::field("chat", "is missing"))?;
+    let pb::Chat { model, messages, parameters, tools, tool_choice, response_format } = given;
+    Ok(Ask {
+        model: Some(model).filter(|model| !model.is_empty()),
+        task: Task::Chat(ChatPrompt { messages, tools, tool_choice, response_format }),
+        parameters: parameters.unwrap_or_default(),
+        session: None,
+    })
+}
+
+fn code(given: Option<pb::Code>) -> Result<Ask, Failure> {
+    let given = given.ok_or_else(|| Failure::field("code", "is missing"))?;
+    // The path is for prompts of later versions.
+    let pb::Code { model, prefix, suffix, file_path: _, parameters, editing_session_id } = given;
+    Ok(Ask {
+        model: Some(model).filter(|model| !model.is_empty()),
+        task: Task::Code { prefix, suffix },
+        parameters: parameters.unwrap_or_default(),
+        session: Some(editing_session_id).filter(|session| !session.is_empty()),
+    })
+}
+
+impl GrpcDoor {
+    async fn complete<T>(
+        &self,
+        request: Request<T>,
+        ask: impl FnOnce(T) -> Result<Ask, Failure>,
+    ) -> Result<Completion, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let headers = metadata.into_headers();
+        let ask = ask(message).map_err(refuse)?;
+        self.pipeline.complete(caller(&headers, &extensions), ask).await.map_err(refuse)
+    }
+}
+
+fn caller<'a>(headers: &'a http::HeaderMap, extensions: &http::Extensions) -> Caller<'a> {
+    Caller {
+        headers,
+        address: peer_ip(extensions),
+        request_id: extensions.get::<RequestId>().cloned().unwrap_or_else(RequestId::generate),
+        timeout: timeout_of(headers),
+        bearer: Bearer::AccessToken,
+    }
+}
+
+fn events<T: Send + 'static>(
+    completion: Completion,
+    wrap: impl Fn(Option<CompletionEvent>) -> T + Send + 'static,
+) -> Response<Answers<T>> {
+    let events = stream::unfold(completion, |mut completion| async move {
+        let item: Result<Event, Failure> = completion.next().await?;
+        Some((item, completion))
+    });
+    let answers = events.map(move |item| match item {
+        Ok(event) => Ok(wrap(Some(CompletionEvent { event: Some(event) }))),
+        Err(failure) => Err(refuse(failure)),
+    });
+    Response::new(Box::pin(answers))
+}
+
+#[tonic::async_trait]
+impl CompletionService for GrpcDoor {
+    async fn chat(&self, request: Request<pb::ChatRequest>) -> Result<Response<pb::ChatResponse>, Status> {
+        let begun = self.complete(request, |message| chat(message.chat)).await?;
+        let completion = Some(collect(begun).await.map_err(refuse)?);
+        Ok(Response::new(pb::ChatResponse { completion }))
+    }
+
+    type StreamChatStream = Answers<pb::StreamChatResponse>;
+
+    async fn stream_chat(
+        &self,
+        request: Request<pb::StreamChatRequest>,
+    ) -> Result<Response<Self::StreamChatStream>, Status> {
+        let begun = self.complete(request, |message| chat(message.chat)).await?;
+        Ok(events(begun, |event| pb::StreamChatResponse { event }))
+    }
+
+    async fn complete_code(
+        &self,
+        request: Request<pb::CompleteCodeRequest>,
+    ) -> Result<Response<pb::CompleteCodeResponse>, Status> {
+        let begun = self.complete(request, |message| code(message.code)).await?;
+        let completion = Some(collect(begun).await.map_err(refuse)?);
+        Ok(Response::new(pb::CompleteCodeResponse { completion }))
+    }
+
+    type StreamCompleteCodeStream = Answers<pb::StreamCompleteCodeResponse>;
+
+    async fn stream_complete_code(
+        &self,
+        request: Request<pb::StreamCompleteCodeRequest>,
+    ) -> Result<Response<Self::StreamCompleteCodeStream>, Status> {
+        let begun = self.complete(request, |message| code(message.code)).await?;
+        Ok(events(begun, |event| pb::StreamCompleteCodeResponse { event }))
+    }
+
+    async fn list_models(
+        &self,
+        request: Request<pb::ListModelsRequest>,
+    ) -> Result<Response<pb::ListModelsResponse>, Status> {
+        let (metadata, extensions, pb::ListModelsRequest {}) = request.into_parts();
+        let headers = metadata.into_headers();
+        let models = self.pipeline.models(caller(&headers, &extensions)).await.map_err(refuse)?;
+        let available = |(model, features): (std::sync::Arc<crate::routes::Model>, Vec<Feature>)| pb::AvailableModel {
+            name: model.name.clone(),
+            features: features.iter().map(|feature| feature.name().to_owned()).collect(),
+            context_length: model.context_length,
+        };
+        Ok(Response::new(pb::ListModelsResponse { models: models.into_iter().map(available).collect() }))
+    }
+}

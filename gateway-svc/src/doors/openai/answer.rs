@@ -1,0 +1,265 @@
+//! What is answered: whole, or as server-sent events. An answer that fails after its head ends in an error event, without
+//! `[DONE]`, so that nobody takes it for complete.
+
+use axum::body::{Body, Bytes};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::stream;
+use postern_proto::Failure;
+use postern_proto::completion::v1::{
+    Choice, Completion as Whole, Delta, End, FinishReason, ToolCall, Usage, completion_event::Event, delta,
+};
+use postern_runtime::grpc::refuse;
+use postern_runtime::request_id::RequestId;
+use serde_json::{Map, Value, json};
+
+use super::error::envelope;
+use crate::pipeline::Completion;
+
+/// How an answer looks.
+#[derive(Clone, Copy)]
+pub(super) enum Shape {
+    /// Of `/v1/chat/completions`.
+    Chat,
+    /// Of `/v1/completions`.
+    Text,
+}
+
+/// Writes an answer.
+pub(super) struct Writer {
+    shape: Shape,
+    id: String,
+    created: u64,
+    model: String,
+    include_usage: bool,
+}
+
+impl Writer {
+    pub(super) fn new(shape: Shape, request_id: &RequestId, created: u64) -> Self {
+        let prefix = match shape {
+            Shape::Chat => "chatcmpl",
+            Shape::Text => "cmpl",
+        };
+        let id = format!("{prefix}-{}", request_id.as_str());
+        Self { shape, id, created, model: String::new(), include_usage: false }
+    }
+
+    /// The whole answer.
+    pub(super) fn whole(&self, answer: Whole) -> Value {
+        let choice = |(index, choice): (usize, Choice)| {
+            let finish_reason = finish(choice.finish_reason);
+            match self.shape {
+                Shape::Chat => {
+                    let message = message(choice);
+                    json!({ "index": index, "message": message, "logprobs": null, "finish_reason": finish_reason })
+                }
+                Shape::Text => {
+                    json!({ "index": index, "text": choice.text, "logprobs": null, "finish_reason": finish_reason })
+                }
+            }
+        };
+        let choices: Vec<_> = answer.choices.into_iter().enumerate().map(choice).collect();
+        let object = match self.shape {
+            Shape::Chat => "chat.completion",
+            Shape::Text => "text_completion",
+        };
+        let mut value = json!({
+            "id": self.id, "object": object, "created": self.created, "model": answer.model, "choices": choices,
+        });
+        if let Some(usage) = answer.usage.as_ref().and_then(usage) {
+            value["usage"] = usage;
+        }
+        if !answer.warnings.is_empty() {
+            value["postern_warnings"] = answer.warnings.into();
+        }
+        value
+    }
+
+    fn chunk(&self, choices: Value) -> Value {
+        let object = match self.shape {
+            Shape::Chat => "chat.completion.chunk",
+            Shape::Text => "text_completion",
+        };
+        let mut chunk = json!({
+            "id": self.id, "object": object, "created": self.created, "model": self.model, "choices": choices,
+        });
+        if self.include_usage {
+            chunk["usage"] = Value::Null;
+        }
+        chunk
+    }
+
+    /// The chunks of an event.
+    fn chunks(&mut self, event: Event) -> Vec<Value> {
+        match event {
+            Event::Start(start) => {
+                self.model = start.model;
+                let choices = match self.shape {
+                    Shape::Chat => json!([{ "index": 0, "delta": { "role": "assistant", "content": "" }, "finish_reason": null }]),
+                    Shape::Text => return Vec::new(),
+                };
+                let mut chunk = self.chunk(choices);
+                if !start.warnings.is_empty() {
+                    chunk["postern_warnings"] = start.warnings.into();
+                }
+                vec![chunk]
+            }
+            Event::Delta(Delta { choice_index, delta: Some(delta) }) => {
+                let choice = match self.shape {
+                    Shape::Chat => json!({ "index": choice_index, "delta": piece(delta), "finish_reason": null }),
+                    Shape::Text => match delta {
+                        delta::Delta::Text(text) => {
+                            json!({ "index": choice_index, "text": text, "logprobs": null, "finish_reason": null })
+                        }
+                        delta::Delta::Reasoning(_) | delta::Delta::ToolCall(_) => return Vec::new(),
+                    },
+                };
+                vec![self.chunk(json!([choice]))]
+            }
+            Event::Delta(Delta { delta: None, .. }) => Vec::new(),
+            Event::Usage(counted) => {
+                // It comes before the end here and after it in this API, so it waits.
+                let mut chunk = self.chunk(json!([]));
+                chunk["usage"] = usage(&counted).unwrap_or(Value::Null);
+                vec![chunk]
+            }
+            Event::End(End { finish_reason, choices }) => {
+                let reasons = if choices.is_empty() { vec![finish_reason] } else { choices };
+                reasons.into_iter().enumerate().map(|(index, reason)| self.finish_chunk(index, reason)).collect()
+            }
+        }
+    }
+
+    fn finish_chunk(&self, index: usize, reason: i32) -> Value {
+        let choice = match self.shape {
+            Shape::Chat => json!({ "index": index, "delta": {}, "finish_reason": finish(reason) }),
+            Shape::Text => json!({ "index": index, "text": "", "logprobs": null, "finish_reason": finish(reason) }),
+        };
+        self.chunk(json!([choice]))
+    }
+}
+
+fn finish(reason: i32) -> &'static str {
+    match FinishReason::try_from(reason).unwrap_or(FinishReason::Other) {
+        FinishReason::Length => "length",
+        FinishReason::ToolCalls => "tool_calls",
+        FinishReason::ContentFilter => "content_filter",
+        FinishReason::Stop | FinishReason::Other | FinishReason::Unspecified => "stop",
+    }
+}
+
+/// `None` when nobody knows: absent is not zero.
+fn usage(usage: &Usage) -> Option<Value> {
+    let (input, output) = (usage.input_tokens?, usage.output_tokens?);
+    let mut value = json!({ "prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output });
+    if let Some(cached) = usage.cached_input_tokens {
+        value["prompt_tokens_details"] = json!({ "cached_tokens": cached });
+    }
+    if let Some(reasoning) = usage.reasoning_tokens {
+        value["completion_tokens_details"] = json!({ "reasoning_tokens": reasoning });
+    }
+    Some(value)
+}
+
+fn message(choice: Choice) -> Value {
+    let empty_with_calls = choice.text.is_empty() && !choice.tool_calls.is_empty();
+    let content = if empty_with_calls { Value::Null } else { choice.text.into() };
+    let mut message = json!({ "role": "assistant", "content": content, "refusal": null });
+    if !choice.reasoning.is_empty() {
+        message["reasoning_content"] = choice.reasoning.into();
+    }
+    if !choice.tool_calls.is_empty() {
+        let call = |ToolCall { id, name, arguments_json }| {
+            json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments_json } })
+        };
+        message["tool_calls"] = choice.tool_calls.into_iter().map(call).collect::<Vec<_>>().into();
+    }
+    message
+}
+
+fn piece(delta: delta::Delta) -> Value {
+    match delta {
+        delta::Delta::Text(text) => json!({ "content": text }),
+        delta::Delta::Reasoning(text) => json!({ "reasoning_content": text }),
+        delta::Delta::ToolCall(fragment) => {
+            let mut function = Map::new();
+            if !fragment.name.is_empty() {
+                function.insert("name".to_owned(), fragment.name.into());
+            }
+            function.insert("arguments".to_owned(), fragment.arguments_json.into());
+            let mut call = json!({ "index": fragment.index, "function": function });
+            if !fragment.id.is_empty() {
+                call["id"] = fragment.id.into();
+                call["type"] = "function".into();
+            }
+            json!({ "tool_calls": [call] })
+        }
+    }
+}
+
+/// A stream's state between two reads.
+struct Streaming {
+    writer: Writer,
+    completion: Completion,
+    /// The usage chunk, until the finish chunks have gone.
+    usage: Option<Value>,
+    over: bool,
+}
+
+/// The answer as server-sent events. Dropping the body stops the model.
+pub(super) fn stream(mut writer: Writer, include_usage: bool, completion: Completion) -> Response {
+    writer.include_usage = include_usage;
+    let state = Streaming { writer, completion, usage: None, over: false };
+    let frames = stream::unfold(state, |mut state| async move {
+        loop {
+            let bytes = state.next().await?;
+            if !bytes.is_empty() {
+                return Some((Ok::<_, std::convert::Infallible>(Bytes::from(bytes)), state));
+            }
+        }
+    });
+    let headers = [(CONTENT_TYPE, "text/event-stream; charset=utf-8"), (CACHE_CONTROL, "no-cache")];
+    (headers, Body::from_stream(frames)).into_response()
+}
+
+impl Streaming {
+    async fn next(&mut self) -> Option<Vec<u8>> {
+        if self.over {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        match self.completion.next().await {
+            Some(Ok(event)) => {
+                let is_usage = matches!(event, Event::Usage(_));
+                let chunks = self.writer.chunks(event);
+                if is_usage {
+                    self.usage = chunks.into_iter().next();
+                } else {
+                    chunks.iter().for_each(|chunk| frame(&mut bytes, chunk));
+                }
+            }
+            Some(Err(failure)) => self.fail(failure, &mut bytes),
+            None => {
+                self.over = true;
+                if let Some(usage) = self.usage.take().filter(|_| self.writer.include_usage) {
+                    frame(&mut bytes, &usage);
+                }
+                bytes.extend_from_slice(b"data: [DONE]\n\n");
+            }
+        }
+        Some(bytes)
+    }
+
+    fn fail(&mut self, failure: Failure, bytes: &mut Vec<u8>) {
+        self.over = true;
+        frame(bytes, &envelope(&failure));
+        let _ = refuse(failure);
+    }
+}
+
+fn frame(bytes: &mut Vec<u8>, value: &Value) {
+    bytes.extend_from_slice(b"data: ");
+    // A JSON value in memory always has a text, and it holds no line end.
+    let _ = serde_json::to_writer(&mut *bytes, value);
+    bytes.extend_from_slice(b"\n\n");
+}

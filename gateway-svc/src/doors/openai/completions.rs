@@ -1,0 +1,87 @@
+//! `/v1/completions`: text that is sent as it is, or, with a suffix, code in the family's own layout.
+
+use postern_proto::Failure;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::Parsed;
+use super::answer::Shape;
+use super::parameters::{Common, read, refuse_unoffered};
+use crate::ask::{Ask, Task};
+
+#[derive(Deserialize)]
+struct Body {
+    prompt: WirePrompt,
+    #[serde(default)]
+    suffix: Option<String>,
+    #[serde(default)]
+    best_of: Option<u32>,
+    #[serde(flatten)]
+    common: Common,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WirePrompt {
+    One(String),
+    Many(Vec<Value>),
+}
+
+/// What an answer cannot bring back.
+const UNOFFERED: &[&str] = &["echo", "logprobs"];
+
+pub(super) fn parse(body: &[u8]) -> Result<Parsed, Failure> {
+    let body: Body = read(body)?;
+    refuse_unoffered(&body.extra, UNOFFERED)?;
+    if body.best_of.is_some_and(|best_of| best_of > 1) {
+        return Err(Failure::field("best_of", "is not offered by this gateway"));
+    }
+    let prompt = match body.prompt {
+        WirePrompt::One(prompt) => prompt,
+        WirePrompt::Many(prompts) => match <[Value; 1]>::try_from(prompts) {
+            Ok([Value::String(prompt)]) => prompt,
+            _ => return Err(Failure::field("prompt", "must be one text; several, or tokens, are not offered")),
+        },
+    };
+    let task = match body.suffix {
+        None => Task::Raw(prompt),
+        Some(suffix) => Task::Code { prefix: prompt, suffix: Some(suffix) },
+    };
+    let (stream, include_usage, model) = (body.common.streams(), body.common.include_usage(), body.common.model());
+    let parameters = body.common.parameters(body.extra)?;
+    let ask = Ask { model, task, parameters, session: None };
+    Ok(Parsed { ask, shape: Shape::Text, stream, include_usage })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(body: &str) -> Result<Task, String> {
+        parse(body.as_bytes()).map(|parsed| parsed.ask.task).map_err(|failure| failure.message)
+    }
+
+    #[test]
+    fn a_prompt_is_raw_and_with_a_suffix_it_is_code() {
+        assert!(matches!(task(r#"{"prompt":"a"}"#), Ok(Task::Raw(prompt)) if prompt == "a"));
+        assert!(matches!(task(r#"{"prompt":["a"],"suffix":null}"#), Ok(Task::Raw(prompt)) if prompt == "a"));
+        assert!(matches!(task(r#"{"prompt":"a","suffix":"b"}"#), Ok(Task::Code { suffix: Some(suffix), .. }) if suffix == "b"));
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused() {
+        for body in [
+            r#"{}"#,
+            r#"{"prompt":["a","b"]}"#,
+            r#"{"prompt":[1,2]}"#,
+            r#"{"prompt":"a","echo":true}"#,
+            r#"{"prompt":"a","logprobs":1}"#,
+            r#"{"prompt":"a","best_of":2}"#,
+        ] {
+            assert!(task(body).is_err(), "{body}");
+        }
+        assert!(task(r#"{"prompt":"a","echo":false,"logprobs":null,"best_of":1}"#).is_ok());
+    }
+}

@@ -1,0 +1,39 @@
+//! Failures in the API's own envelope.
+
+use axum::Json;
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use postern_proto::Failure;
+use postern_runtime::grpc::refuse;
+use serde_json::{Value, json};
+
+/// The envelope.
+pub(super) fn envelope(failure: &Failure) -> Value {
+    let kind = match failure.reason.http_status() {
+        401 => "authentication_error",
+        403 => "permission_error",
+        429 => "rate_limit_error",
+        400..=499 => "invalid_request_error",
+        _ => "server_error",
+    };
+    let param = failure.fields.first().map(|(field, _)| field.as_str());
+    let code = failure.reason.name().to_ascii_lowercase();
+    json!({ "error": { "message": failure.message, "type": kind, "param": param, "code": code } })
+}
+
+/// The response of a request that did not succeed; it is logged here.
+pub(super) fn response(failure: Failure) -> Response {
+    let status = StatusCode::from_u16(failure.reason.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, Json(envelope(&failure))).into_response();
+    if status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if let Some(wait) = failure.retry_after {
+        // Whole seconds, and never too early.
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    let _ = refuse(failure);
+    response
+}

@@ -1,0 +1,85 @@
+//! Authorise: may this caller use this feature, from this address, and on which models.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use postern_proto::{Failure, Feature, Reason};
+use postern_token::Verified;
+
+use crate::ask::Ask;
+use crate::routes::{Model, RouteTable};
+
+/// Proof that a caller may use a feature on these models. Only [`permit`] makes one.
+pub struct Permit {
+    feature: Feature,
+    subject: String,
+    models: Vec<Arc<Model>>,
+}
+
+impl Permit {
+    /// For what.
+    #[must_use]
+    pub const fn feature(&self) -> Feature {
+        self.feature
+    }
+
+    /// The caller's id.
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// The models in order of preference; never empty.
+    #[must_use]
+    pub fn models(&self) -> &[Arc<Model>] {
+        &self.models
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(subject: &str, models: Vec<Arc<Model>>) -> Self {
+        Self { feature: Feature::Chat, subject: subject.to_owned(), models }
+    }
+}
+
+/// Whether a model takes callers from this address. A caller without an address is nobody's neighbour.
+pub(super) fn trusts(model: &Model, address: Option<IpAddr>) -> bool {
+    match address {
+        Some(address) => model.trusts(address),
+        None => model.client_networks.is_empty(),
+    }
+}
+
+pub(super) fn permit(
+    verified: &Verified,
+    ask: &Ask,
+    address: Option<IpAddr>,
+    table: &RouteTable,
+) -> Result<Permit, Failure> {
+    let (feature, claims) = (ask.feature(), verified.claims());
+    if !claims.has_scope(feature.scope()) {
+        return Err(Failure::new(Reason::ScopeMissing, format!("the token lacks the scope {}", feature.scope())));
+    }
+    let bound = table.bound(feature);
+    if bound.is_empty() {
+        return Err(Failure::new(
+            Reason::FeatureUnbound,
+            format!("the feature `{feature}` is off; an administrator turns it on with `postern feature bind`"),
+        ));
+    }
+    let wanted: Vec<_> = match &ask.model {
+        None => bound.to_vec(),
+        Some(name) => bound.iter().filter(|model| model.name == *name).cloned().collect(),
+    };
+    if wanted.is_empty() {
+        let shown: String = ask.model.iter().flat_map(|name| name.chars()).filter(|c| !c.is_control()).take(64).collect();
+        return Err(Failure::new(
+            Reason::ModelNotFound,
+            format!("no model `{shown}` is bound to the feature `{feature}`; `postern status` shows those there are"),
+        ));
+    }
+    let models: Vec<_> = wanted.into_iter().filter(|model| trusts(model, address)).collect();
+    if models.is_empty() {
+        return Err(Failure::new(Reason::NetworkUntrusted, "your address is outside the model's trusted networks"));
+    }
+    Ok(Permit { feature, subject: claims.sub.clone(), models })
+}

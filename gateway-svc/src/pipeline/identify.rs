@@ -1,0 +1,108 @@
+//! Identify: the access token of a request, or one made of the credential that an ordinary API client holds.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use postern_proto::{Failure, Feature, Reason};
+use postern_runtime::Clock;
+use postern_runtime::auth::{self, Verifier};
+use postern_runtime::instance::{InstanceLink, Minted};
+use postern_token::{CredentialKind, Secret};
+use tokio::sync::Semaphore;
+
+use super::Caller;
+
+/// What a door takes as a bearer.
+#[derive(Clone, Copy)]
+pub enum Bearer<'a> {
+    /// Access tokens only.
+    AccessToken,
+    /// Credentials for inference too.
+    Credential(&'a Credentials),
+}
+
+/// The request's access token.
+pub(super) async fn token<'a>(caller: &Caller<'a>) -> Result<Cow<'a, str>, Failure> {
+    let presented = auth::bearer(caller.headers)?;
+    if !Secret::looks_like_one(presented) {
+        return Ok(presented.into());
+    }
+    match caller.bearer {
+        Bearer::AccessToken => Err(Failure::new(
+            Reason::CredentialNotAccepted,
+            "this door takes access tokens only; exchange the credential at the instance (`postern token`)",
+        )),
+        Bearer::Credential(credentials) => Ok(credentials.token(presented).await?.token.to_string().into()),
+    }
+}
+
+/// Credentials that were exchanged, and those that were refused.
+const REMEMBERED: u64 = 10_000;
+/// How long a refusal is remembered.
+const REFUSED_FOR: Duration = Duration::from_secs(10);
+/// Exchanges at once; each costs the instance a signature.
+const EXCHANGES: usize = 16;
+/// A token with less life than this, in seconds, is exchanged anew.
+const LEAST_LIFE: u64 = 10;
+
+/// Exchanges static credentials at the instance and keeps the tokens until they end, under a keyed hash of the credential.
+pub struct Credentials {
+    link: InstanceLink,
+    verifier: Verifier,
+    clock: Arc<dyn Clock>,
+    key: hmac::Key,
+    exchanged: moka::future::Cache<[u8; 32], Minted>,
+    refused: moka::sync::Cache<[u8; 32], Failure>,
+    places: Semaphore,
+}
+
+impl Credentials {
+    /// Exchanges over this link. `key` makes the hashes of this process its own.
+    #[must_use]
+    pub fn new(link: InstanceLink, verifier: Verifier, clock: Arc<dyn Clock>, key: [u8; 32]) -> Self {
+        Self {
+            link,
+            verifier,
+            clock,
+            key: hmac::Key::new(hmac::HMAC_SHA256, &key),
+            exchanged: moka::future::Cache::new(REMEMBERED),
+            refused: moka::sync::Cache::builder().max_capacity(REMEMBERED).time_to_live(REFUSED_FOR).build(),
+            places: Semaphore::new(EXCHANGES),
+        }
+    }
+
+    /// A token for this credential: prefix and checksum come first, then what is remembered, then one exchange however many
+    /// ask at once.
+    async fn token(&self, presented: &str) -> Result<Minted, Failure> {
+        let invalid = || Failure::new(Reason::CredentialInvalid, "the credential is unknown, revoked or ended");
+        let secret = Secret::parse(presented).map_err(|_| invalid())?;
+        if secret.kind() == CredentialKind::Fleet {
+            return Err(invalid());
+        }
+        let mut hash = [0; 32];
+        hash.copy_from_slice(hmac::sign(&self.key, presented.as_bytes()).as_ref());
+        if let Some(refusal) = self.refused.get(&hash) {
+            return Err(refusal);
+        }
+        if self.exchanged.get(&hash).await.is_some_and(|minted| minted.expires <= self.clock.now() + LEAST_LIFE) {
+            self.exchanged.invalidate(&hash).await;
+        }
+        let exchanged = self.exchanged.try_get_with(hash, self.exchange(presented)).await;
+        exchanged.map_err(|failure| {
+            if matches!(failure.reason, Reason::CredentialInvalid | Reason::AudienceDenied | Reason::ScopeDenied) {
+                self.refused.insert(hash, (*failure).clone());
+            }
+            (*failure).clone()
+        })
+    }
+
+    async fn exchange(&self, presented: &str) -> Result<Minted, Failure> {
+        let audience = self.verifier.audience().ok_or_else(|| {
+            Failure::new(Reason::TrustUnavailable, "the instance's keys have not arrived yet; try again")
+        })?;
+        let _place = self.places.acquire().await.map_err(Failure::internal)?;
+        self.link.exchange(presented, &audience, &Feature::ALL.map(Feature::scope)).await
+    }
+}

@@ -1,0 +1,48 @@
+//! Who may call each gRPC method that the gateway serves.
+
+use http::request;
+use postern_proto::{Failure, Reason};
+use postern_runtime::guard::Admit;
+use postern_runtime::policy::{Access, PolicyTable, Row};
+
+/// The table. A method that is not here is refused. The gateway knows no roles: its pipeline judges tokens by scope.
+pub const TABLE: PolicyTable<std::convert::Infallible> = PolicyTable(&[
+    Row { method: "/postern.gateway.v1.CompletionService/Chat", access: Access::Pipeline },
+    Row { method: "/postern.gateway.v1.CompletionService/StreamChat", access: Access::Pipeline },
+    Row { method: "/postern.gateway.v1.CompletionService/CompleteCode", access: Access::Pipeline },
+    Row { method: "/postern.gateway.v1.CompletionService/StreamCompleteCode", access: Access::Pipeline },
+    Row { method: "/postern.gateway.v1.CompletionService/ListModels", access: Access::Pipeline },
+    // Orchestrators carry no credential.
+    Row { method: "/grpc.health.v1.Health/Check", access: Access::Open },
+    Row { method: "/grpc.health.v1.Health/List", access: Access::Open },
+    Row { method: "/grpc.health.v1.Health/Watch", access: Access::Open },
+]);
+
+/// Lets in what the table knows; the pipeline does the rest.
+pub struct GatewayGuard;
+
+#[tonic::async_trait]
+impl Admit for GatewayGuard {
+    async fn admit(&self, head: &mut request::Parts) -> Result<(), Failure> {
+        match TABLE.access(head.uri.path()) {
+            Some(Access::Open | Access::Pipeline) => Ok(()),
+            Some(Access::Roles(_)) | None => {
+                Err(Failure::new(Reason::Unimplemented, "the gateway does not offer this method"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_that_is_served_has_a_row() {
+        let served = postern_proto::methods(|service| {
+            service == "postern.gateway.v1.CompletionService" || service == "grpc.health.v1.Health"
+        });
+        assert!(served.len() > 7);
+        assert_eq!(TABLE.differences(&served), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,179 @@
+//! What the gateway routes by: models and bindings, as the instance last said. The last good state stays in use through an
+//! outage of the instance.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use ipnet::IpNet;
+use postern_proto::instance::v1 as pb;
+use postern_proto::instance::v1::config_service_client::ConfigServiceClient;
+use postern_proto::instance::v1::watch_routes_response::Message;
+use postern_proto::{Failure, Feature, Reason};
+use postern_runtime::instance::{InstanceLink, next};
+use postern_runtime::readiness::{Condition, Readiness};
+use postern_runtime::request_id::RequestId;
+use postern_runtime::grpc;
+
+/// What a gateway knows of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Model {
+    /// What requests name.
+    pub name: String,
+    /// The family of its prompts.
+    pub family: String,
+    /// Which adapters serve it.
+    pub adapter_group: String,
+    /// Where it is served.
+    pub endpoints: Vec<String>,
+    /// Who may use it; empty for anyone with a token.
+    pub client_networks: Vec<IpNet>,
+    /// Tokens of prompt and answer; 0 when not known.
+    pub context_length: u32,
+    /// Requests at once; `None` for no limit of its own.
+    pub max_concurrency: Option<usize>,
+    /// How long to wait.
+    pub timers: Timers,
+}
+
+/// How long to wait for a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timers {
+    /// For the first content, over all attempts.
+    pub first_content: Duration,
+    /// Between contents.
+    pub idle: Duration,
+    /// For the whole answer.
+    pub total: Duration,
+}
+
+impl Model {
+    /// Whether a caller at this address may use it.
+    #[must_use]
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.client_networks.is_empty() || self.client_networks.iter().any(|network| network.contains(&address))
+    }
+}
+
+/// All models and what the features are bound to.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    models: BTreeMap<String, Arc<Model>>,
+    features: HashMap<Feature, Vec<Arc<Model>>>,
+}
+
+impl RouteTable {
+    /// The models that a feature is bound to, in order of preference; empty when it is off.
+    #[must_use]
+    pub fn bound(&self, feature: Feature) -> &[Arc<Model>] {
+        self.features.get(&feature).map_or(&[], Vec::as_slice)
+    }
+
+    /// All models by name.
+    pub fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
+        self.models.values()
+    }
+
+    fn read(snapshot: pb::RouteSnapshot) -> Self {
+        let mut table = Self::default();
+        for wire in snapshot.models {
+            let name = wire.name.clone();
+            match model(wire) {
+                Ok(model) => {
+                    table.models.insert(name, Arc::new(model));
+                }
+                // One model that cannot be read must not take the others down.
+                Err(problem) => tracing::error!(model.name = name, problem, "a model cannot be routed to"),
+            }
+        }
+        for pb::Feature { name, binding } in snapshot.features {
+            let (Ok(feature), Some(pb::feature::Binding::SelfHosted(bound))) = (name.parse::<Feature>(), binding) else {
+                continue;
+            };
+            let models = bound.models.iter().filter_map(|name| table.models.get(name).cloned()).collect();
+            table.features.insert(feature, models);
+        }
+        table
+    }
+}
+
+fn model(wire: pb::RouteModel) -> Result<Model, String> {
+    let pb::RouteModel { name, family, adapter_group, endpoint_ids, client_networks, limits, timers } = wire;
+    let network = |text: &String| text.parse::<IpNet>().map_err(|error| format!("{text}: {error}"));
+    let pb::Limits { context_length, max_concurrency } = limits.unwrap_or_default();
+    let timers = timers.unwrap_or_default();
+    let timer = |given: Option<prost_types::Duration>, default| {
+        given.and_then(|given| Duration::try_from(given).ok()).unwrap_or(Duration::from_secs(default))
+    };
+    Ok(Model {
+        name,
+        family,
+        adapter_group,
+        endpoints: endpoint_ids,
+        client_networks: client_networks.iter().map(network).collect::<Result<_, _>>()?,
+        context_length,
+        max_concurrency: usize::try_from(max_concurrency).ok().filter(|limit| *limit > 0),
+        timers: Timers {
+            first_content: timer(timers.first_content, 60),
+            idle: timer(timers.idle, 60),
+            total: timer(timers.total, 600),
+        },
+    })
+}
+
+/// The table in use.
+#[derive(Clone, Default)]
+pub struct Routes {
+    current: Arc<ArcSwapOption<RouteTable>>,
+}
+
+impl Routes {
+    /// The newest table.
+    ///
+    /// # Errors
+    /// TRUST_UNAVAILABLE's sibling: INSTANCE_UNAVAILABLE before the first has come.
+    pub fn current(&self) -> Result<Arc<RouteTable>, Failure> {
+        self.current.load_full().ok_or_else(|| {
+            Failure::new(Reason::InstanceUnavailable, "the instance's routes have not arrived yet; try again")
+                .with_retry_after(Duration::from_secs(1))
+        })
+    }
+
+    /// Follows the instance until the process stops; readiness waits for the first table.
+    pub fn follow(&self, link: &InstanceLink, readiness: &Readiness) {
+        let arrived = readiness.condition("routes");
+        let (routes, inner) = (self.clone(), link.clone());
+        link.subscribe("route feed", move |token| {
+            let (routes, link, arrived) = (routes.clone(), inner.clone(), arrived.clone());
+            async move {
+                match routes.follow_once(&link, &token, &arrived).await {
+                    Ok(()) => Failure::new(Reason::InstanceUnavailable, "the route feed ended"),
+                    Err(failure) => failure,
+                }
+            }
+        });
+    }
+
+    async fn follow_once(&self, link: &InstanceLink, token: &str, arrived: &Condition) -> Result<(), Failure> {
+        let hello = pb::WatchRoutesRequest { replica_id: link.replica_id().to_owned() };
+        let request = grpc::onward(hello, &RequestId::generate(), token, None);
+        let mut feed = ConfigServiceClient::new(link.channel())
+            .max_decoding_message_size(grpc::MAX_MESSAGE_BYTES)
+            .watch_routes(request)
+            .await
+            .map_err(|status| Failure::from_status(&status, Reason::InstanceUnavailable))?
+            .into_inner();
+        while let Some(message) = next(&mut feed).await? {
+            if let Some(Message::Snapshot(snapshot)) = message.message {
+                let version = snapshot.version;
+                let table = RouteTable::read(snapshot);
+                tracing::info!(routes.version = version, routes.models = table.models.len(), "routes in use");
+                self.current.store(Some(Arc::new(table)));
+                arrived.open();
+            }
+        }
+        Ok(())
+    }
+}
