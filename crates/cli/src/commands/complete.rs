@@ -1,0 +1,174 @@
+//! `chat` and `code`: what the model writes goes to standard output as it comes; what it cost, to standard error.
+
+use std::io::{Read as _, Write as _};
+
+use postern_proto::completion::v1::{
+    ContentPart, FinishReason, Message, Parameters, Role, Usage, completion_event::Event, content_part, delta,
+};
+use postern_proto::gateway::v1 as pb;
+use postern_proto::gateway::v1::completion_service_client::CompletionServiceClient;
+use postern_proto::{Failure, Feature};
+use postern_runtime::grpc;
+use postern_runtime::request_id::RequestId;
+use serde_json::json;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+
+use crate::args::{Chat, Code, Sampling, Via};
+use crate::client::{Client, of_gateway};
+use crate::output::{Output, Problem};
+
+/// Longest text that is read from standard input, in bytes.
+const MAX_INPUT_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Asks a model.
+pub async fn chat(client: &Client, args: Chat, json: bool) -> Result<Output, Problem> {
+    let said = |role: Role, text: String| Message {
+        role: role as i32,
+        content: vec![ContentPart { part: Some(content_part::Part::Text(text)) }],
+        ..Default::default()
+    };
+    let system = args.system.map(|text| said(Role::System, text));
+    let question = said(Role::User, or_stdin(args.prompt)?);
+    let chat = pb::Chat {
+        model: args.sampling.model.clone().unwrap_or_default(),
+        messages: system.into_iter().chain([question]).collect(),
+        parameters: Some(parameters(&args.sampling)),
+        ..Default::default()
+    };
+    let request = request(client, pb::StreamChatRequest { chat: Some(chat) }, Feature::Chat, args.sampling.via).await?;
+    let answer = service(client, args.sampling.via).stream_chat(request).await.map_err(failed)?;
+    let mut events = answer.into_inner();
+    let mut shown = Shown::new(json);
+    while let Some(message) = events.message().await.map_err(failed)? {
+        shown.take(message.event.and_then(|event| event.event))?;
+    }
+    Ok(shown.output())
+}
+
+/// Completes code.
+pub async fn code(client: &Client, args: Code, json: bool) -> Result<Output, Problem> {
+    let code = pb::Code {
+        model: args.sampling.model.clone().unwrap_or_default(),
+        prefix: or_stdin(args.prefix)?,
+        suffix: args.suffix,
+        parameters: Some(parameters(&args.sampling)),
+        ..Default::default()
+    };
+    let message = pb::StreamCompleteCodeRequest { code: Some(code) };
+    let request = request(client, message, Feature::CodeCompletion, args.sampling.via).await?;
+    let answer = service(client, args.sampling.via).stream_complete_code(request).await.map_err(failed)?;
+    let mut events = answer.into_inner();
+    let mut shown = Shown::new(json);
+    while let Some(message) = events.message().await.map_err(failed)? {
+        shown.take(message.event.and_then(|event| event.event))?;
+    }
+    Ok(shown.output())
+}
+
+fn or_stdin(text: Option<String>) -> Result<String, Problem> {
+    if let Some(text) = text {
+        return Ok(text);
+    }
+    let mut text = String::new();
+    let read = std::io::stdin().take(MAX_INPUT_BYTES).read_to_string(&mut text);
+    read.map_err(|error| Problem::new(format!("standard input: {error}")))?;
+    Ok(text)
+}
+
+fn parameters(sampling: &Sampling) -> Parameters {
+    Parameters {
+        max_tokens: sampling.max_tokens,
+        temperature: sampling.temperature,
+        seed: sampling.seed,
+        ..Default::default()
+    }
+}
+
+/// Straight to the gateway goes an access token for this one feature; the instance takes the credential itself.
+async fn request<T>(client: &Client, message: T, feature: Feature, via: Via) -> Result<Request<T>, Failure> {
+    let bearer = match via {
+        Via::Gateway => client.exchange("", &[feature.scope().to_owned()], None).await?.access_token,
+        Via::Instance => client.credential().to_owned(),
+    };
+    Ok(grpc::onward(message, &RequestId::generate(), &bearer, None))
+}
+
+fn service(client: &Client, via: Via) -> CompletionServiceClient<Channel> {
+    CompletionServiceClient::new(match via {
+        Via::Gateway => client.gateway(),
+        Via::Instance => client.instance(),
+    })
+    .max_decoding_message_size(grpc::MAX_MESSAGE_BYTES)
+    .max_encoding_message_size(grpc::MAX_MESSAGE_BYTES)
+}
+
+fn failed(status: Status) -> Problem {
+    of_gateway(&status).into()
+}
+
+/// What has come of an answer.
+struct Shown {
+    json: bool,
+    text: String,
+    model: String,
+    warnings: Vec<String>,
+    usage: Option<Usage>,
+    finish: Option<FinishReason>,
+}
+
+impl Shown {
+    const fn new(json: bool) -> Self {
+        Self { json, text: String::new(), model: String::new(), warnings: Vec::new(), usage: None, finish: None }
+    }
+
+    fn take(&mut self, event: Option<Event>) -> Result<(), Problem> {
+        match event {
+            Some(Event::Start(start)) => (self.model, self.warnings) = (start.model, start.warnings),
+            Some(Event::Delta(delta)) => {
+                if let (0, Some(delta::Delta::Text(text))) = (delta.choice_index, delta.delta) {
+                    self.text.push_str(&text);
+                    if !self.json {
+                        self.show(&text)?;
+                    }
+                }
+            }
+            Some(Event::Usage(usage)) => self.usage = Some(usage),
+            Some(Event::End(end)) => self.finish = FinishReason::try_from(end.finish_reason).ok(),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// A reader that has gone away (a closed pipe) ends the command, which stops the model.
+    fn show(&self, text: &str) -> Result<(), Problem> {
+        let mut out = std::io::stdout().lock();
+        let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        written.map_err(|error| Problem::new(format!("standard output: {error}")))
+    }
+
+    fn output(self) -> Output {
+        let tokens = |count: Option<u64>| count.map_or("?".to_owned(), |count| count.to_string());
+        let usage = self.usage.unwrap_or_default();
+        let finish = self.finish.map_or("none", |finish| match finish {
+            FinishReason::Stop => "stop",
+            FinishReason::Length => "length",
+            FinishReason::ToolCalls => "tool_calls",
+            FinishReason::ContentFilter => "content_filter",
+            FinishReason::Other | FinishReason::Unspecified => "other",
+        });
+        if !self.json {
+            println!();
+            for warning in &self.warnings {
+                eprintln!("note: {warning}");
+            }
+            let (read, written) = (tokens(usage.input_tokens), tokens(usage.output_tokens));
+            eprintln!("[{}: {read} tokens read, {written} written, ended by {finish}]", self.model);
+        }
+        let json = json!({
+            "model": self.model, "text": self.text, "finish_reason": finish, "warnings": self.warnings,
+            "usage": { "input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens },
+        });
+        Output::new("", json)
+    }
+}

@@ -1,0 +1,56 @@
+//! `feature`.
+
+use postern_proto::instance::v1 as pb;
+use postern_proto::instance::v1::feature::Binding;
+use postern_proto::instance::v1::feature_service_client::FeatureServiceClient;
+use serde_json::{Value, json};
+
+use crate::args::Feature;
+use crate::client::{Client, of_instance};
+use crate::output::{Output, Problem};
+
+/// Runs a command of the family.
+pub async fn run(client: &Client, command: Feature) -> Result<Output, Problem> {
+    let mut features = FeatureServiceClient::new(client.instance());
+    match command {
+        Feature::Bind { feature, models, disabled } => {
+            let binding = match disabled {
+                true => Binding::Disabled(pb::feature::Disabled {}),
+                false => Binding::SelfHosted(pb::feature::SelfHosted { models }),
+            };
+            let feature = pb::Feature { name: feature, binding: Some(binding) };
+            let request = client.administer(pb::BindFeatureRequest { feature: Some(feature) }).await?;
+            let bound = features.bind_feature(request).await.map_err(|status| of_instance(&status))?.into_inner();
+            let bound = bound.feature.unwrap_or_default();
+            Ok(Output::new(format!("{}: {}", bound.name, binding_text(&bound)), view(&bound)))
+        }
+        Feature::Unbind { feature } => {
+            let request = client.administer(pb::UnbindFeatureRequest { name: feature.clone() }).await?;
+            features.unbind_feature(request).await.map_err(|status| of_instance(&status))?;
+            Ok(Output::new(format!("{feature}: off"), json!({ "unbound": feature })))
+        }
+        Feature::List => {
+            let request = client.administer(pb::ListFeaturesRequest {}).await?;
+            let list = features.list_features(request).await.map_err(|status| of_instance(&status))?.into_inner().features;
+            let rows = list.iter().map(|feature| [feature.name.clone(), binding_text(feature)]).collect();
+            Ok(Output::table(["FEATURE", "BOUND TO"], rows, list.iter().map(view).collect()))
+        }
+    }
+}
+
+fn binding_text(feature: &pb::Feature) -> String {
+    match &feature.binding {
+        Some(Binding::SelfHosted(bound)) => bound.models.join(", "),
+        Some(Binding::Disabled(_)) => "disabled".to_owned(),
+        None => "nothing (off)".to_owned(),
+    }
+}
+
+fn view(feature: &pb::Feature) -> Value {
+    let binding = match &feature.binding {
+        Some(Binding::SelfHosted(bound)) => json!({ "self_hosted": bound.models }),
+        Some(Binding::Disabled(_)) => json!("disabled"),
+        None => Value::Null,
+    };
+    json!({ "feature": feature.name, "binding": binding })
+}

@@ -1,0 +1,81 @@
+//! `fleet`.
+
+use postern_proto::instance::v1 as pb;
+use postern_proto::instance::v1::create_fleet_member_request::Kind as NewKind;
+use postern_proto::instance::v1::fleet_member::{Adapter, Gateway, Kind};
+use postern_proto::instance::v1::fleet_service_client::FleetServiceClient;
+use serde_json::{Value, json};
+
+use super::time;
+use crate::args::{Fleet, FleetAdd};
+use crate::client::{Client, of_instance};
+use crate::output::{Output, Problem};
+use crate::secret;
+
+/// Runs a command of the family.
+pub async fn run(client: &Client, command: Fleet) -> Result<Output, Problem> {
+    let mut fleet = FleetServiceClient::new(client.instance());
+    match command {
+        Fleet::Add(command) => {
+            let (name, kind, file) = match command {
+                FleetAdd::Gateway { name, address, audience, credential_file } => {
+                    let (audience, address) = (audience.unwrap_or_default(), address.unwrap_or_default());
+                    (name, NewKind::Gateway(Gateway { audience, address }), credential_file)
+                }
+                FleetAdd::Adapter { name, group, credential_file } => {
+                    (name, NewKind::Adapter(Adapter { group: group.unwrap_or_default() }), credential_file)
+                }
+            };
+            secret::must_be_free(&file)?;
+            let request = client.administer(pb::CreateFleetMemberRequest { name, kind: Some(kind) }).await?;
+            let made = fleet.create_fleet_member(request).await.map_err(|status| of_instance(&status))?.into_inner();
+            secret::write_new(&file, &made.credential)?;
+            let member = made.member.unwrap_or_default();
+            let text = format!("added {}; its credential is in {}", describe(&member), file.display());
+            Ok(Output::new(text, view(&member)))
+        }
+        Fleet::List => {
+            let request = client.administer(pb::ListFleetMembersRequest {}).await?;
+            let list = fleet.list_fleet_members(request).await.map_err(|status| of_instance(&status))?.into_inner();
+            let row = |one: &pb::FleetMember| {
+                let (kind, detail) = parts(one);
+                [one.name.clone(), kind.to_owned(), detail, one.connected_replicas.to_string()]
+            };
+            let rows = list.members.iter().map(row).collect();
+            Ok(Output::table(["NAME", "KIND", "SERVES", "CONNECTED"], rows, list.members.iter().map(view).collect()))
+        }
+        Fleet::Remove { name } => {
+            let request = client.administer(pb::DeleteFleetMemberRequest { name: name.clone() }).await?;
+            fleet.delete_fleet_member(request).await.map_err(|status| of_instance(&status))?;
+            Ok(Output::new(format!("removed {name}"), json!({ "removed": name })))
+        }
+    }
+}
+
+fn parts(member: &pb::FleetMember) -> (&'static str, String) {
+    match &member.kind {
+        Some(Kind::Gateway(gateway)) => ("gateway", gateway.audience.clone()),
+        Some(Kind::Adapter(adapter)) => ("adapter", format!("group {}", adapter.group)),
+        None => ("unknown", String::new()),
+    }
+}
+
+fn describe(member: &pb::FleetMember) -> String {
+    let (kind, detail) = parts(member);
+    format!("the {kind} {} ({detail})", member.name)
+}
+
+fn view(member: &pb::FleetMember) -> Value {
+    let mut value = json!({
+        "id": member.id, "name": member.name, "connected_replicas": member.connected_replicas,
+        "created_at": time(member.create_time),
+    });
+    match &member.kind {
+        Some(Kind::Gateway(gateway)) => {
+            value["gateway"] = json!({ "audience": gateway.audience, "address": gateway.address });
+        }
+        Some(Kind::Adapter(adapter)) => value["adapter"] = json!({ "group": adapter.group }),
+        None => {}
+    }
+    value
+}
