@@ -13,10 +13,11 @@ use postern_runtime::health::ProcessHealth;
 use postern_runtime::instance::{GENERATE_SCOPE, InstanceConfig, InstanceLink};
 use postern_runtime::lifecycle::Stopped;
 use postern_runtime::{Clock, Lifecycle, Readiness, grpc, http, ops};
+use tokio::net::TcpListener;
 use tonic::server::NamedService;
 
 use crate::adapters::{Adapter, Adapters};
-use crate::config::{AdapterConfig, GatewayConfig};
+use crate::config::{AdapterConfig, GatewayConfig, Listen};
 use crate::doors::grpc::GrpcDoor;
 use crate::doors::openai::{self, OpenAiDoor};
 use crate::pipeline::{Admission, Credentials, Pipeline, Sessions};
@@ -40,6 +41,30 @@ pub struct App {
     config: GatewayConfig,
 }
 
+/// A gateway's bound ports.
+pub struct Listeners {
+    /// For gRPC.
+    pub grpc: TcpListener,
+    /// For the OpenAI-compatible API.
+    pub http: TcpListener,
+    /// For health and metrics.
+    pub ops: TcpListener,
+}
+
+impl Listeners {
+    /// Binds the configured addresses.
+    ///
+    /// # Errors
+    /// The system's, with the address.
+    pub async fn bind(listen: &Listen) -> std::io::Result<Self> {
+        Ok(Self {
+            grpc: grpc::bind(listen.grpc).await?,
+            http: grpc::bind(listen.http).await?,
+            ops: grpc::bind(listen.ops).await?,
+        })
+    }
+}
+
 impl App {
     /// Builds and binds.
     ///
@@ -47,9 +72,20 @@ impl App {
     /// Says which part could not be built.
     pub async fn build(config: GatewayConfig, clock: Arc<dyn Clock>) -> Result<Self, BuildError> {
         config.check()?;
-        let grpc_listener = grpc::bind(config.listen.grpc).await?;
-        let http_listener = grpc::bind(config.listen.http).await?;
-        let ops_listener = grpc::bind(config.listen.ops).await?;
+        let listeners = Listeners::bind(&config.listen).await?;
+        Self::build_on(listeners, config, clock).await
+    }
+
+    /// Builds on ports that are bound already.
+    ///
+    /// # Errors
+    /// Says which part could not be built.
+    pub async fn build_on(
+        listeners: Listeners,
+        config: GatewayConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, BuildError> {
+        let Listeners { grpc: grpc_listener, http: http_listener, ops: ops_listener } = listeners;
         let (grpc, http, ops) = (grpc_listener.local_addr()?, http_listener.local_addr()?, ops_listener.local_addr()?);
 
         let readiness = Readiness::default();

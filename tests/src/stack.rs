@@ -1,0 +1,415 @@
+//! The whole system in one process.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use gateway_svc::config::{AdapterConfig as AdapterWay, GatewayConfig, HttpConfig, LimitsConfig};
+use instance_svc::config::{InstanceConfig as InstanceSettings, IssuerConfig, KeyConfig, SealConfig, StoreConfig};
+use model_adapter::config::AdapterConfig as AdapterSettings;
+use postern_proto::completion::v1::{ContentPart, Message, Role, content_part};
+use postern_proto::gateway::v1 as gateway;
+use postern_proto::gateway::v1::completion_service_client::CompletionServiceClient;
+use postern_proto::instance::v1 as instance;
+use postern_proto::instance::v1::feature_service_client::FeatureServiceClient;
+use postern_proto::instance::v1::fleet_service_client::FleetServiceClient;
+use postern_proto::instance::v1::model_registry_service_client::ModelRegistryServiceClient;
+use postern_proto::instance::v1::principal_service_client::PrincipalServiceClient;
+use postern_proto::instance::v1::token_service_client::TokenServiceClient;
+use postern_proto::{Failure, Reason};
+use postern_runtime::clock::ManualClock;
+use postern_runtime::config::{DrainConfig, PeerAddress};
+use postern_runtime::instance::InstanceConfig;
+use postern_runtime::readiness::Readiness;
+use postern_runtime::request_id::RequestId;
+use postern_runtime::telemetry::TelemetryConfig;
+use postern_runtime::{Clock, grpc};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+
+use crate::{FakeModel, Forge, soon};
+
+/// The gateway's audience.
+const AUDIENCE: &str = "postern-gateway:gateway";
+const ISSUER: &str = "http://instance.test";
+
+/// What a stack is made of.
+pub struct StackBuilder<'a> {
+    models: Vec<(instance::Model, Option<&'a str>)>,
+    bindings: Vec<(&'static str, Vec<String>)>,
+    disabled: Vec<&'static str>,
+    embedded: bool,
+    accept_credentials: bool,
+    limits: LimitsConfig,
+    drain: DrainConfig,
+}
+
+/// A running stack.
+pub struct Stack {
+    /// The instance.
+    pub instance: instance_svc::app::App,
+    /// The gateway.
+    pub gateway: gateway_svc::app::App,
+    /// The adapter, when it has a process of its own.
+    pub adapter: Option<model_adapter::app::App>,
+    /// The clock of all three.
+    pub clock: ManualClock,
+    /// The administrator's credential.
+    pub admin: String,
+    /// A user's personal access token.
+    pub user: String,
+    instance_id: String,
+    _dir: TempDir,
+}
+
+impl<'a> StackBuilder<'a> {
+    /// Registers a model at a server, with the key `model-api-key`, and binds chat and code completion to it.
+    #[must_use]
+    pub fn model(self, name: &str, server: &FakeModel) -> Self {
+        self.registered(Stack::model(name, &server.url()), Some("model-api-key")).bind("chat", &[name]).bind("code_completion", &[name])
+    }
+
+    /// Registers a model without binding it.
+    #[must_use]
+    pub fn registered(mut self, model: instance::Model, api_key: Option<&'a str>) -> Self {
+        self.models.push((model, api_key));
+        self
+    }
+
+    /// Binds a feature.
+    #[must_use]
+    pub fn bind(mut self, feature: &'static str, models: &[&str]) -> Self {
+        self.bindings.push((feature, models.iter().map(|model| (*model).to_owned()).collect()));
+        self
+    }
+
+    /// Binds a feature to nothing.
+    #[must_use]
+    pub fn disable(mut self, feature: &'static str) -> Self {
+        self.disabled.push(feature);
+        self
+    }
+
+    /// Runs the adapter inside the gateway.
+    #[must_use]
+    pub const fn embedded(mut self) -> Self {
+        self.embedded = true;
+        self
+    }
+
+    /// Lets the HTTP door take access tokens only.
+    #[must_use]
+    pub const fn access_tokens_only(mut self) -> Self {
+        self.accept_credentials = false;
+        self
+    }
+
+    /// Limits the requests at once.
+    #[must_use]
+    pub const fn max_in_flight(mut self, max_in_flight: usize) -> Self {
+        self.limits = LimitsConfig { max_in_flight };
+        self
+    }
+
+    /// Gives open streams this many seconds when a process stops.
+    #[must_use]
+    pub const fn grace(mut self, grace_seconds: u64) -> Self {
+        self.drain = DrainConfig { notice_seconds: 0, grace_seconds };
+        self
+    }
+
+    /// Starts everything and waits until it is ready.
+    ///
+    /// # Panics
+    /// When something does not start.
+    pub async fn start(self) -> Stack {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = ManualClock::starting_now();
+        let shared: Arc<dyn Clock> = Arc::new(clock.clone());
+        let settings = self.instance_settings(dir.path());
+        let admin = instance_svc::app::bootstrap(&settings, "admin".to_owned()).await.unwrap().unwrap();
+        let admin = admin.expose().to_owned();
+        let instance = instance_svc::app::App::build(settings, shared.clone()).await.unwrap();
+        let at_instance = peer(instance.grpc);
+        let office = Office { channel: grpc::channel(&at_instance).unwrap(), admin: admin.clone() };
+
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listen = gateway_svc::config::Listen { grpc: any, http: any, ops: any };
+        let listeners = gateway_svc::app::Listeners::bind(&listen).await.unwrap();
+        let address = peer(listeners.grpc.local_addr().unwrap()).as_str().to_owned();
+        let link = |member: &str| InstanceConfig {
+            address: at_instance.clone(),
+            credential_file: dir.path().join(format!("{member}.credential")),
+        };
+        let gateway_kind = instance::fleet_member::Gateway { audience: AUDIENCE.to_owned(), address };
+        office.add_member("gateway", instance::create_fleet_member_request::Kind::Gateway(gateway_kind), &link("gateway")).await;
+        let adapter_kind = instance::fleet_member::Adapter { group: String::new() };
+        office.add_member("adapter", instance::create_fleet_member_request::Kind::Adapter(adapter_kind), &link("adapter")).await;
+        for (model, key) in &self.models {
+            office.add_model(model.clone(), *key).await;
+        }
+        for (feature, models) in &self.bindings {
+            let models = instance::feature::SelfHosted { models: models.clone() };
+            office.bind(feature, instance::feature::Binding::SelfHosted(models)).await;
+        }
+        for feature in &self.disabled {
+            office.bind(feature, instance::feature::Binding::Disabled(instance::feature::Disabled {})).await;
+        }
+        let user = office.add_user("eve", instance::CredentialPurpose::Inference, vec![]).await;
+
+        let adapter = if self.embedded {
+            None
+        } else {
+            let listen = model_adapter::config::Listen { grpc: any, ops: any };
+            let telemetry = TelemetryConfig::default();
+            let settings = AdapterSettings { listen, instance: link("adapter"), telemetry, drain: self.drain };
+            Some(model_adapter::app::App::build(settings, shared.clone()).await.unwrap())
+        };
+        let way = match &adapter {
+            Some(adapter) => AdapterWay::Remote(peer(adapter.grpc)),
+            None => AdapterWay::Embedded(link("adapter").credential_file),
+        };
+        let settings = GatewayConfig {
+            listen,
+            instance: link("gateway"),
+            adapters: HashMap::from([("default".to_owned(), way)]),
+            http: HttpConfig { accept_credentials: self.accept_credentials },
+            limits: self.limits,
+            telemetry: TelemetryConfig::default(),
+            drain: self.drain,
+        };
+        let gateway = gateway_svc::app::App::build_on(listeners, settings, shared).await.unwrap();
+        for readiness in [Some(&gateway.readiness), adapter.as_ref().map(|adapter| &adapter.readiness)].into_iter().flatten() {
+            ready(readiness).await;
+        }
+        let mut stack = Stack { instance, gateway, adapter, clock, admin, user, instance_id: String::new(), _dir: dir };
+        let token = stack.token().await;
+        stack.instance_id = Forge::claims(&token)["postern_instance"].as_str().unwrap().to_owned();
+        stack
+    }
+
+    fn instance_settings(&self, dir: &Path) -> InstanceSettings {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        InstanceSettings {
+            listen: instance_svc::config::Listen { grpc: any, http: any, ops: any },
+            issuer: IssuerConfig { url: ISSUER.to_owned(), access_token_seconds: 300, max_access_token_seconds: 900 },
+            store: StoreConfig { sqlite_file: dir.join("instance.db") },
+            seal: SealConfig { key_file: dir.join("seal.key") },
+            keys: KeyConfig { import_file: Some(Forge::instance().pem()) },
+            telemetry: TelemetryConfig::default(),
+            drain: self.drain,
+        }
+    }
+}
+
+/// Waits until all conditions are open.
+async fn ready(readiness: &Readiness) {
+    let mut watch = readiness.watch();
+    soon("readiness", watch.wait_for(|ready| *ready)).await.unwrap();
+}
+
+fn peer(address: SocketAddr) -> PeerAddress {
+    PeerAddress::try_from(format!("http://{address}")).unwrap()
+}
+
+/// The administrator at work.
+struct Office {
+    channel: Channel,
+    admin: String,
+}
+
+impl Office {
+    async fn request<T>(&self, message: T) -> Request<T> {
+        let token = exchange(self.channel.clone(), &self.admin, "", &["instance:admin"]).await.unwrap();
+        grpc::onward(message, &RequestId::generate(), &token, None)
+    }
+
+    async fn add_member(&self, name: &str, kind: instance::create_fleet_member_request::Kind, link: &InstanceConfig) {
+        let message = instance::CreateFleetMemberRequest { name: name.to_owned(), kind: Some(kind) };
+        let request = self.request(message).await;
+        let made = FleetServiceClient::new(self.channel.clone()).create_fleet_member(request).await.unwrap();
+        std::fs::write(&link.credential_file, made.into_inner().credential).unwrap();
+    }
+
+    async fn add_model(&self, model: instance::Model, api_key: Option<&str>) {
+        let key = |key: &str| instance::model_credential::Credential::ApiKey(instance::ApiKey { value: key.to_owned() });
+        let credential = api_key.map(|text| instance::ModelCredential { credential: Some(key(text)) });
+        let request = self.request(instance::CreateModelRequest { model: Some(model), credential }).await;
+        ModelRegistryServiceClient::new(self.channel.clone()).create_model(request).await.unwrap();
+    }
+
+    async fn bind(&self, name: &str, binding: instance::feature::Binding) {
+        let feature = instance::Feature { name: name.to_owned(), binding: Some(binding) };
+        let request = self.request(instance::BindFeatureRequest { feature: Some(feature) }).await;
+        FeatureServiceClient::new(self.channel.clone()).bind_feature(request).await.unwrap();
+    }
+
+    async fn add_user(&self, name: &str, purpose: instance::CredentialPurpose, roles: Vec<instance::Role>) -> String {
+        let message = instance::CreatePrincipalRequest {
+            name: name.to_owned(),
+            kind: instance::PrincipalKind::User as i32,
+            roles: roles.into_iter().map(|role| role as i32).collect(),
+        };
+        let request = self.request(message).await;
+        let mut principals = PrincipalServiceClient::new(self.channel.clone());
+        principals.create_principal(request).await.unwrap();
+        let message = instance::CreateCredentialRequest {
+            principal: name.to_owned(),
+            purpose: purpose as i32,
+            ..Default::default()
+        };
+        let request = self.request(message).await;
+        principals.create_credential(request).await.unwrap().into_inner().secret
+    }
+}
+
+async fn exchange(channel: Channel, credential: &str, audience: &str, scope: &[&str]) -> Result<String, Status> {
+    let request = instance::ExchangeTokenRequest {
+        subject_token: credential.to_owned(),
+        audience: audience.to_owned(),
+        scope: scope.iter().map(|scope| (*scope).to_owned()).collect(),
+        ..Default::default()
+    };
+    Ok(TokenServiceClient::new(channel).exchange_token(request).await?.into_inner().access_token)
+}
+
+/// The reason in a status.
+#[must_use]
+pub fn reason(status: &Status) -> Reason {
+    Failure::from_status(status, Reason::Internal).reason
+}
+
+impl Stack {
+    /// A stack with an adapter of its own, whose HTTP door takes credentials.
+    #[must_use]
+    pub const fn builder<'a>() -> StackBuilder<'a> {
+        StackBuilder {
+            models: Vec::new(),
+            bindings: Vec::new(),
+            disabled: Vec::new(),
+            embedded: false,
+            accept_credentials: true,
+            limits: LimitsConfig { max_in_flight: 64 },
+            drain: DrainConfig { notice_seconds: 0, grace_seconds: 5 },
+        }
+    }
+
+    /// A model at a server on loopback.
+    #[must_use]
+    pub fn model(name: &str, url: &str) -> instance::Model {
+        instance::Model {
+            name: name.to_owned(),
+            endpoints: vec![instance::Endpoint { id: String::new(), url: url.to_owned() }],
+            endpoint_networks: vec!["127.0.0.0/8".to_owned()],
+            ..Default::default()
+        }
+    }
+
+    /// The way to the instance.
+    ///
+    /// # Panics
+    /// Never in practice: the address was bound.
+    #[must_use]
+    pub fn at_instance(&self) -> Channel {
+        grpc::channel(&peer(self.instance.grpc)).unwrap()
+    }
+
+    /// The way to the gateway.
+    ///
+    /// # Panics
+    /// Never in practice: the address was bound.
+    #[must_use]
+    pub fn at_gateway(&self) -> Channel {
+        grpc::channel(&peer(self.gateway.grpc)).unwrap()
+    }
+
+    /// The way to the adapter.
+    ///
+    /// # Panics
+    /// When it is embedded.
+    #[must_use]
+    pub fn at_adapter(&self) -> Channel {
+        grpc::channel(&peer(self.adapter.as_ref().unwrap().grpc)).unwrap()
+    }
+
+    /// The gateway's client.
+    #[must_use]
+    pub fn completions(&self) -> CompletionServiceClient<Channel> {
+        CompletionServiceClient::new(self.at_gateway()).max_encoding_message_size(64 << 20)
+    }
+
+    /// A URL of the gateway's HTTP door.
+    #[must_use]
+    pub fn http(&self, path: &str) -> String {
+        format!("http://{}{path}", self.gateway.http)
+    }
+
+    /// Exchanges a credential.
+    ///
+    /// # Errors
+    /// The instance's status.
+    pub async fn exchange(&self, credential: &str, audience: &str, scope: &[&str]) -> Result<String, Status> {
+        exchange(self.at_instance(), credential, audience, scope).await
+    }
+
+    /// The user's access token for every feature.
+    ///
+    /// # Panics
+    /// When it is not given.
+    pub async fn token(&self) -> String {
+        self.exchange(&self.user, "", &["feature:chat", "feature:code_completion"]).await.unwrap()
+    }
+
+    /// The administrator's request to the instance.
+    ///
+    /// # Panics
+    /// When the token is not given.
+    pub async fn administer<T>(&self, message: T) -> Request<T> {
+        let token = self.exchange(&self.admin, "", &["instance:admin"]).await.unwrap();
+        Self::request(message, &token)
+    }
+
+    /// Adds a user with one credential of this purpose, and gives that.
+    pub async fn add_user(&self, name: &str, purpose: instance::CredentialPurpose, roles: Vec<instance::Role>) -> String {
+        let office = Office { channel: self.at_instance(), admin: self.admin.clone() };
+        office.add_user(name, purpose, roles).await
+    }
+
+    /// A request with a bearer.
+    #[must_use]
+    pub fn request<T>(message: T, bearer: &str) -> Request<T> {
+        grpc::onward(message, &RequestId::generate(), bearer, None)
+    }
+
+    /// A question.
+    #[must_use]
+    pub fn chat(question: &str) -> gateway::Chat {
+        let part = ContentPart { part: Some(content_part::Part::Text(question.to_owned())) };
+        let message = Message { role: Role::User as i32, content: vec![part], ..Default::default() };
+        gateway::Chat { messages: vec![message], ..Default::default() }
+    }
+
+    /// Asks the gateway and waits for the whole answer.
+    ///
+    /// # Errors
+    /// The gateway's status.
+    pub async fn ask(&self, bearer: &str, chat: gateway::Chat) -> Result<String, Status> {
+        let request = Self::request(gateway::ChatRequest { chat: Some(chat) }, bearer);
+        let answer = soon("an answer", self.completions().chat(request)).await?.into_inner();
+        Ok(answer.completion.unwrap_or_default().choices.into_iter().map(|choice| choice.text).collect())
+    }
+
+    /// The claims of a good token of the user's, for a forger to change.
+    #[must_use]
+    pub fn claims(&self) -> Value {
+        let now = self.clock.now();
+        json!({
+            "iss": ISSUER, "sub": "usr_forged", "aud": AUDIENCE, "exp": now + 300, "nbf": now - 5, "iat": now,
+            "jti": "forged", "client_id": "usr_forged", "scope": "feature:chat feature:code_completion",
+            "postern_instance": self.instance_id, "postern_realm": "self-managed", "postern_credential": "crd_forged",
+        })
+    }
+}

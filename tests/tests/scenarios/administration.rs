@@ -1,0 +1,158 @@
+//! Configuring: models, features, users, fleet, and the check of a model from its adapter's place.
+
+use postern_proto::instance::v1 as pb;
+use postern_proto::instance::v1::feature_service_client::FeatureServiceClient;
+use postern_proto::instance::v1::fleet_service_client::FleetServiceClient;
+use postern_proto::instance::v1::model_registry_service_client::ModelRegistryServiceClient;
+use postern_proto::instance::v1::principal_service_client::PrincipalServiceClient;
+use postern_proto::{Failure, Reason};
+use postern_tests::{Act, FakeModel, Stack, head, reason, soon};
+use tonic::Status;
+
+async fn check(stack: &Stack, name: &str) -> Result<Vec<pb::ProbeStep>, Status> {
+    let mut registry = ModelRegistryServiceClient::new(stack.at_instance());
+    let request = stack.administer(pb::CheckModelRequest { name: name.to_owned() }).await;
+    let mut steps = registry.check_model(request).await?.into_inner();
+    let mut seen = Vec::new();
+    while let Some(step) = soon("a step of the check", steps.message()).await? {
+        seen.push(step.step.unwrap());
+    }
+    Ok(seen)
+}
+
+fn verdicts(steps: &[pb::ProbeStep]) -> Vec<(&str, bool)> {
+    steps.iter().map(|step| (step.name.as_str(), step.ok)).collect()
+}
+
+fn json(body: &str) -> Vec<Act> {
+    vec![head(200, &[("content-type", "application/json")]), Act::Send(body.as_bytes().to_vec())]
+}
+
+const ANSWER: &str = r#"{"choices":[{"index":0,"message":{"content":"OK"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
+
+#[tokio::test]
+async fn a_check_says_step_by_step_what_the_adapter_saw() {
+    // The probe's own connection asks nothing; then the list, then the completion.
+    let model = FakeModel::playing([json(r#"{"data":[{"id":"demo"}]}"#), json(ANSWER)]).await;
+    let stack = Stack::builder().model("demo", &model).start().await;
+    let steps = check(&stack, "demo").await.unwrap();
+    let all = ["resolve", "connect", "authenticate", "model", "complete"].map(|name| (name, true));
+    assert_eq!(verdicts(&steps), all);
+    assert!(steps.iter().all(|step| step.adapter == "adapter" && step.endpoint_id.starts_with("ep_")));
+    assert!(steps[3].detail.contains("lists `demo`"), "{}", steps[3].detail);
+    assert!(!format!("{steps:?}").contains("model-api-key"));
+}
+
+#[tokio::test]
+async fn a_failed_check_names_the_step_and_undoes_nothing() {
+    let model = FakeModel::playing([vec![head(401, &[])]]).await;
+    let mut far = Stack::model("far", "http://10.255.255.1:9/v1");
+    far.endpoint_networks = vec!["127.0.0.0/8".to_owned()];
+    let stack = Stack::builder().model("demo", &model).registered(far, None).start().await;
+    let steps = check(&stack, "demo").await.unwrap();
+    assert_eq!(verdicts(&steps), [("resolve", true), ("connect", true), ("authenticate", false)]);
+    let steps = check(&stack, "far").await.unwrap();
+    assert_eq!(verdicts(&steps), [("resolve", false)]);
+    assert!(steps[0].detail.contains("10.255.255.1"), "an administrator may know: {}", steps[0].detail);
+    let mut registry = ModelRegistryServiceClient::new(stack.at_instance());
+    let request = stack.administer(pb::GetModelRequest { name: "demo".to_owned() }).await;
+    assert!(registry.get_model(request).await.is_ok());
+    assert_eq!(reason(&check(&stack, "nobody").await.unwrap_err()), Reason::NotFound);
+}
+
+#[tokio::test]
+async fn a_model_that_was_registered_a_moment_ago_can_be_checked_at_once() {
+    let model = FakeModel::playing([json(r#"{"data":[]}"#), json(ANSWER)]).await;
+    let stack = Stack::builder().start().await;
+    let mut registry = ModelRegistryServiceClient::new(stack.at_instance());
+    let message = pb::CreateModelRequest { model: Some(Stack::model("new", &model.url())), credential: None };
+    registry.create_model(stack.administer(message).await).await.unwrap();
+    assert!(check(&stack, "new").await.unwrap().iter().all(|step| step.ok));
+}
+
+#[tokio::test]
+async fn without_an_adapter_a_check_says_so() {
+    let stack = Stack::builder().start().await;
+    let mut registry = ModelRegistryServiceClient::new(stack.at_instance());
+    let model = pb::Model { adapter_group: "elsewhere".to_owned(), ..Stack::model("m", "http://127.0.0.1:9/v1") };
+    let message = pb::CreateModelRequest { model: Some(model), credential: None };
+    registry.create_model(stack.administer(message).await).await.unwrap();
+    assert_eq!(reason(&check(&stack, "m").await.unwrap_err()), Reason::AdapterUnavailable);
+}
+
+#[tokio::test]
+async fn a_changed_key_is_used_for_the_next_request() {
+    let model = FakeModel::saying(&["ok"]).await;
+    let stack = Stack::builder().model("demo", &model).start().await;
+    let mut registry = ModelRegistryServiceClient::new(stack.at_instance());
+    let key = pb::model_credential::Credential::ApiKey(pb::ApiKey { value: "renewed-key".to_owned() });
+    let message = pb::UpdateModelRequest {
+        model: Some(Stack::model("demo", &model.url())),
+        credential: Some(pb::ModelCredential { credential: Some(key) }),
+    };
+    let changed = registry.update_model(stack.administer(message).await).await.unwrap().into_inner().model.unwrap();
+    assert_eq!((changed.version, changed.credential_kind()), (2, pb::CredentialKind::ApiKey));
+    // A probe is behind the newest snapshot in the adapter's stream, so after it the adapter has the new key.
+    let _ = check(&stack, "demo").await.unwrap();
+    stack.ask(&stack.token().await, Stack::chat("hi")).await.unwrap();
+    assert_eq!(model.requests().pop().unwrap().headers["authorization"], "Bearer renewed-key");
+    let stale = pb::Model { version: 1, ..Stack::model("demo", &model.url()) };
+    let message = pb::UpdateModelRequest { model: Some(stale), credential: None };
+    let status = registry.update_model(stack.administer(message).await).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status)), (tonic::Code::Aborted, Reason::VersionConflict));
+}
+
+#[tokio::test]
+async fn what_is_in_use_stays_and_what_is_twice_is_refused() {
+    let model = FakeModel::saying(&["ok"]).await;
+    let stack = Stack::builder().model("demo", &model).start().await;
+    let mut registry = ModelRegistryServiceClient::new(stack.at_instance());
+    let request = stack.administer(pb::DeleteModelRequest { name: "demo".to_owned() }).await;
+    assert_eq!(reason(&registry.delete_model(request).await.unwrap_err()), Reason::InUse);
+    let message = pb::CreateModelRequest { model: Some(Stack::model("demo", &model.url())), credential: None };
+    let status = registry.create_model(stack.administer(message).await).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status)), (tonic::Code::AlreadyExists, Reason::AlreadyExists));
+    let mut features = FeatureServiceClient::new(stack.at_instance());
+    for name in ["chat", "code_completion"] {
+        let request = stack.administer(pb::UnbindFeatureRequest { name: name.to_owned() }).await;
+        features.unbind_feature(request).await.unwrap();
+    }
+    let request = stack.administer(pb::DeleteModelRequest { name: "demo".to_owned() }).await;
+    registry.delete_model(request).await.unwrap();
+    let binding = pb::feature::Binding::SelfHosted(pb::feature::SelfHosted { models: vec!["demo".to_owned()] });
+    let feature = pb::Feature { name: "chat".to_owned(), binding: Some(binding) };
+    let request = stack.administer(pb::BindFeatureRequest { feature: Some(feature) }).await;
+    assert_eq!(reason(&features.bind_feature(request).await.unwrap_err()), Reason::ModelNotFound);
+}
+
+#[tokio::test]
+async fn a_wrong_field_is_named() {
+    let stack = Stack::builder().start().await;
+    let mut registry = ModelRegistryServiceClient::new(stack.at_instance());
+    let message = pb::CreateModelRequest { model: Some(Stack::model("m", "ftp://x/")), credential: None };
+    let status = registry.create_model(stack.administer(message).await).await.unwrap_err();
+    let failure = Failure::from_status(&status, Reason::Internal);
+    assert_eq!((failure.reason, failure.fields[0].0.as_str()), (Reason::RequestInvalid, "model.endpoints.url"));
+}
+
+#[tokio::test]
+async fn the_last_administrator_stays() {
+    let stack = Stack::builder().start().await;
+    let mut people = PrincipalServiceClient::new(stack.at_instance());
+    let request = stack.administer(pb::DeletePrincipalRequest { name: "admin".to_owned() }).await;
+    assert_eq!(reason(&people.delete_principal(request).await.unwrap_err()), Reason::InUse);
+    let request = stack.administer(pb::DeletePrincipalRequest { name: "eve".to_owned() }).await;
+    people.delete_principal(request).await.unwrap();
+    let status = stack.exchange(&stack.user, "", &["feature:chat"]).await.unwrap_err();
+    assert_eq!(reason(&status), Reason::CredentialInvalid, "her credentials went with her");
+}
+
+#[tokio::test]
+async fn the_fleet_shows_who_is_connected() {
+    let stack = Stack::builder().start().await;
+    let mut fleet = FleetServiceClient::new(stack.at_instance());
+    let members = fleet.list_fleet_members(stack.administer(pb::ListFleetMembersRequest {}).await).await.unwrap();
+    let shown: Vec<_> =
+        members.into_inner().members.into_iter().map(|member| (member.name, member.connected_replicas)).collect();
+    assert_eq!(shown, [("adapter".to_owned(), 1), ("gateway".to_owned(), 1)]);
+}

@@ -1,0 +1,136 @@
+//! Who may do what: roles at the instance, gateways at the adapter, features and networks at the gateway.
+//! HEAD_TO_HEAD rows 13, 15.
+
+use postern_proto::Reason;
+use postern_proto::instance::v1 as pb;
+use postern_proto::instance::v1::config_service_client::ConfigServiceClient;
+use postern_proto::instance::v1::model_registry_service_client::ModelRegistryServiceClient;
+use postern_proto::instance::v1::principal_service_client::PrincipalServiceClient;
+use postern_proto::model::v1 as model;
+use postern_proto::model::v1::model_service_client::ModelServiceClient;
+use postern_tests::{FakeModel, Stack, reason};
+
+#[tokio::test]
+async fn row_15_an_unbound_feature_is_off() {
+    let model = FakeModel::saying(&["ok"]).await;
+    let registered = Stack::model("demo", &model.url());
+    let stack = Stack::builder().registered(registered, None).bind("chat", &["demo"]).start().await;
+    let code = postern_proto::gateway::v1::Code { prefix: "x".to_owned(), ..Default::default() };
+    let request = postern_proto::gateway::v1::CompleteCodeRequest { code: Some(code) };
+    let status = stack.completions().complete_code(Stack::request(request, &stack.token().await)).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status)), (tonic::Code::FailedPrecondition, Reason::FeatureUnbound));
+    assert!(model.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_disabled_feature_is_off() {
+    let model = FakeModel::saying(&["ok"]).await;
+    let stack = Stack::builder().model("demo", &model).disable("chat").start().await;
+    let status = stack.ask(&stack.token().await, Stack::chat("hi")).await.unwrap_err();
+    assert_eq!(reason(&status), Reason::FeatureUnbound);
+}
+
+#[tokio::test]
+async fn row_13_a_caller_outside_the_models_networks_is_refused() {
+    let server = FakeModel::saying(&["ok"]).await;
+    let mut elsewhere = Stack::model("elsewhere", &server.url());
+    elsewhere.client_networks = vec!["10.0.0.0/8".to_owned()];
+    let mut here = Stack::model("here", &server.url());
+    here.client_networks = vec!["127.0.0.0/8".to_owned()];
+    let stack = Stack::builder()
+        .registered(elsewhere, None)
+        .registered(here, None)
+        .bind("chat", &["elsewhere", "here"])
+        .start()
+        .await;
+    let token = stack.token().await;
+    let named = |name: &str| postern_proto::gateway::v1::Chat { model: name.to_owned(), ..Stack::chat("hi") };
+    let status = stack.ask(&token, named("elsewhere")).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status)), (tonic::Code::PermissionDenied, Reason::NetworkUntrusted));
+    assert_eq!(stack.ask(&token, named("here")).await.unwrap(), "ok");
+    // Unnamed, the first model that trusts the caller answers.
+    assert_eq!(stack.ask(&token, Stack::chat("hi")).await.unwrap(), "ok");
+    assert_eq!(server.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn an_adapter_connects_only_into_the_models_endpoint_networks() {
+    let server = FakeModel::saying(&["ok"]).await;
+    for networks in [vec![], vec!["10.0.0.0/8".to_owned()]] {
+        let mut registered = Stack::model("demo", &server.url());
+        registered.endpoint_networks = networks;
+        let stack = Stack::builder().registered(registered, None).bind("chat", &["demo"]).start().await;
+        let status = stack.ask(&stack.token().await, Stack::chat("hi")).await.unwrap_err();
+        assert_eq!(reason(&status), Reason::EgressDenied);
+        assert!(!status.message().contains("127.0.0.1"), "a caller learns no address: {}", status.message());
+    }
+    assert!(server.requests().is_empty());
+}
+
+#[tokio::test]
+async fn an_adapter_serves_gateways_and_nobody_else() {
+    let server = FakeModel::saying(&["ok"]).await;
+    let stack = Stack::builder().model("demo", &server).start().await;
+    let mut adapter = ModelServiceClient::new(stack.at_adapter());
+    let generate = || model::GenerateRequest { generation: Some(model::Generation::default()) };
+    assert_eq!(reason(&adapter.generate(generate()).await.unwrap_err()), Reason::TokenMissing);
+    for (bearer, expected) in [
+        (stack.token().await, Reason::AudienceWrong),
+        (stack.user.clone(), Reason::TokenMalformed),
+        (stack.exchange(&stack.admin, "", &["instance:admin"]).await.unwrap(), Reason::AudienceWrong),
+    ] {
+        let status = adapter.generate(Stack::request(generate(), &bearer)).await.unwrap_err();
+        assert_eq!((status.code(), reason(&status)), (tonic::Code::Unauthenticated, expected));
+    }
+    // Nobody but a gateway is given a token for it.
+    let status = stack.exchange(&stack.user, "postern-adapter:default", &["model:generate"]).await.unwrap_err();
+    assert_eq!(reason(&status), Reason::AudienceDenied);
+}
+
+#[tokio::test]
+async fn roles_open_what_they_are_for_and_nothing_else() {
+    let stack = Stack::builder().start().await;
+    let list_models = || pb::ListModelsRequest {};
+    let list_people = || pb::ListPrincipalsRequest {};
+    let manager =
+        stack.add_user("mia", pb::CredentialPurpose::Administration, vec![pb::Role::ModelManager]).await;
+    let token = stack.exchange(&manager, "", &["instance:admin"]).await.unwrap();
+    let mut models = ModelRegistryServiceClient::new(stack.at_instance());
+    let mut people = PrincipalServiceClient::new(stack.at_instance());
+    assert!(models.list_models(Stack::request(list_models(), &token)).await.is_ok());
+    let status = people.list_principals(Stack::request(list_people(), &token)).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status)), (tonic::Code::PermissionDenied, Reason::RoleMissing));
+    // A user's gateway token is not for the instance, and no token at all opens nothing.
+    let status = models.list_models(Stack::request(list_models(), &stack.token().await)).await.unwrap_err();
+    assert_eq!(reason(&status), Reason::AudienceWrong);
+    assert_eq!(reason(&models.list_models(list_models()).await.unwrap_err()), Reason::TokenMissing);
+    // Only the fleet follows the feeds.
+    let mut feeds = ConfigServiceClient::new(stack.at_instance());
+    let hello = pb::WatchRoutesRequest { replica_id: "x".to_owned() };
+    let status = feeds.watch_routes(Stack::request(hello, &token)).await.unwrap_err();
+    assert_eq!(reason(&status), Reason::RoleMissing);
+}
+
+#[tokio::test]
+async fn a_credential_is_for_one_purpose() {
+    let stack = Stack::builder().start().await;
+    let status = stack.exchange(&stack.user, "", &["instance:admin"]).await.unwrap_err();
+    assert_eq!(reason(&status), Reason::ScopeDenied);
+    let status = stack.exchange(&stack.admin, "postern-gateway:gateway", &["feature:chat"]).await.unwrap_err();
+    assert_eq!(reason(&status), Reason::AudienceDenied);
+}
+
+#[tokio::test]
+async fn a_revoked_credential_buys_nothing_and_its_administrative_tokens_end_at_once() {
+    let stack = Stack::builder().start().await;
+    let boss = stack.add_user("boss", pb::CredentialPurpose::Administration, vec![pb::Role::Admin]).await;
+    let token = stack.exchange(&boss, "", &["instance:admin"]).await.unwrap();
+    let mut people = PrincipalServiceClient::new(stack.at_instance());
+    let request = Stack::request(pb::ListCredentialsRequest { principal: "boss".to_owned() }, &token);
+    let id = people.list_credentials(request).await.unwrap().into_inner().credentials[0].id.clone();
+    people.revoke_credential(stack.administer(pb::RevokeCredentialRequest { id }).await).await.unwrap();
+    let status = people.list_principals(Stack::request(pb::ListPrincipalsRequest {}, &token)).await.unwrap_err();
+    assert_eq!(reason(&status), Reason::CredentialInvalid);
+    let status = stack.exchange(&boss, "", &["instance:admin"]).await.unwrap_err();
+    assert_eq!(reason(&status), Reason::CredentialInvalid);
+}

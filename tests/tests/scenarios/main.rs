@@ -1,0 +1,13 @@
+//! Scenarios: the running system, one topic a file. Each test is named after what must hold.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod administration;
+mod authentication;
+mod authorisation;
+mod cancelling;
+mod completions;
+mod health;
+mod openai_door;
+mod relay;
+mod requests;
+mod upstream_failures;
