@@ -1,1 +1,263 @@
+//! The relay's timers and attempts, in paused time, over an adapter that does as it is told.
 
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use futures_util::Stream;
+use futures_util::stream::{self, BoxStream};
+use http::HeaderMap;
+use postern_proto::completion::v1::{Delta, End, completion_event, delta};
+use postern_proto::model::v1::model_service_server::ModelService;
+use postern_proto::model::v1::{
+    ChatPrompt, GenerateRequest, GenerateResponse, StreamGenerateRequest, StreamGenerateResponse, generation,
+};
+use tokio::time::sleep;
+use tonic::{Request, Response, Status};
+
+use super::*;
+use crate::adapters::Adapter;
+use crate::pipeline::{Admission, Bearer, Sessions};
+use crate::prompt::Prompt;
+use crate::routes::{Model, Routes};
+
+/// What the scripted adapter does with one call.
+#[derive(Clone)]
+enum Play {
+    /// Answers at once with this failure.
+    Refuse(Failure),
+    /// Never answers.
+    Hang,
+    /// Streams these, each after its pause; then ends, or hangs.
+    Stream(Vec<(Duration, Event)>, bool),
+}
+
+#[derive(Default)]
+struct Scripted {
+    plays: Mutex<VecDeque<Play>>,
+    asked: Mutex<Vec<String>>,
+}
+
+type Responses = Pin<Box<dyn Stream<Item = Result<StreamGenerateResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl ModelService for Scripted {
+    type StreamGenerateStream = Responses;
+
+    async fn stream_generate(
+        &self,
+        request: Request<StreamGenerateRequest>,
+    ) -> Result<Response<Self::StreamGenerateStream>, Status> {
+        let endpoint = request.into_inner().generation.unwrap().endpoint_id;
+        self.asked.lock().unwrap().push(endpoint);
+        let play = self.plays.lock().unwrap().pop_front().unwrap();
+        match play {
+            Play::Refuse(failure) => Err(failure.into()),
+            Play::Hang => std::future::pending().await,
+            Play::Stream(events, hangs) => {
+                let paced = stream::unfold(events.into_iter(), |mut events| async move {
+                    let (pause, event) = events.next()?;
+                    sleep(pause).await;
+                    let event = Some(CompletionEvent { event: Some(event) });
+                    Some((Ok(StreamGenerateResponse { event }), events))
+                });
+                let rest: BoxStream<'static, _> =
+                    if hangs { Box::pin(stream::pending()) } else { Box::pin(stream::empty()) };
+                Ok(Response::new(Box::pin(paced.chain(rest))))
+            }
+        }
+    }
+
+    async fn generate(&self, _: Request<GenerateRequest>) -> Result<Response<GenerateResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn start() -> Event {
+    Event::Start(Start { model: "m".to_owned(), warnings: Vec::new() })
+}
+
+fn text(text: &str) -> Event {
+    Event::Delta(Delta { choice_index: 0, delta: Some(delta::Delta::Text(text.to_owned())) })
+}
+
+fn end() -> Event {
+    completion_event::Event::End(End { finish_reason: FinishReason::Stop as i32, choices: Vec::new() })
+}
+
+fn model() -> Arc<Model> {
+    Arc::new(Model {
+        name: "m".to_owned(),
+        family: "general".to_owned(),
+        adapter_group: "default".to_owned(),
+        endpoints: Vec::new(),
+        client_networks: Vec::new(),
+        context_length: 0,
+        max_concurrency: None,
+        timers: Timers { first_content: 60 * SECOND, idle: 20 * SECOND, total: 600 * SECOND },
+    })
+}
+
+struct Bench {
+    adapter: Arc<Scripted>,
+    pipeline: Pipeline,
+}
+
+impl Bench {
+    fn playing(plays: impl IntoIterator<Item = Play>) -> Self {
+        let adapter = Arc::new(Scripted { plays: Mutex::new(plays.into_iter().collect()), ..Default::default() });
+        let service: Arc<dyn ModelService<StreamGenerateStream = Responses>> = adapter.clone();
+        let adapters = HashMap::from([("default".to_owned(), Adapter::Embedded(service))]);
+        let pipeline = Pipeline {
+            verifier: postern_runtime::auth::Verifier::new(Arc::new(postern_runtime::SystemClock)),
+            routes: Routes::default(),
+            adapters: Adapters(Arc::new(adapters)),
+            admission: Admission::new(10),
+            sessions: Sessions::default(),
+        };
+        Self { adapter, pipeline }
+    }
+
+    async fn begin(&self, endpoints: &[&str], timeout: Option<Duration>) -> Result<Completion, Failure> {
+        let attempt = |endpoint: &&str| Attempt {
+            model: model(),
+            endpoint: (*endpoint).to_owned(),
+            prompt: Prompt {
+                prompt: generation::Prompt::Chat(ChatPrompt::default()),
+                parameters: Default::default(),
+                warnings: vec!["a warning".to_owned()],
+            },
+        };
+        let permit = Permit::of("usr", vec![model()]);
+        let place = self.pipeline.admission.admit(&permit)?;
+        let held = Held { _place: place, session: self.pipeline.sessions.enter(&permit, None), permit };
+        let headers = HeaderMap::new();
+        let caller = Caller {
+            headers: &headers,
+            address: None,
+            request_id: RequestId::generate(),
+            timeout,
+            bearer: Bearer::AccessToken,
+        };
+        begin(&self.pipeline, endpoints.iter().map(attempt).collect(), held, &caller).await
+    }
+}
+
+/// Reads to the end: the text, the time it took, and how it ended.
+async fn drain(mut completion: Completion) -> (String, Result<(), Reason>) {
+    let mut text = String::new();
+    while let Some(event) = completion.next().await {
+        match event {
+            Ok(Event::Delta(Delta { delta: Some(delta::Delta::Text(piece)), .. })) => text.push_str(&piece),
+            Ok(_) => {}
+            Err(failure) => return (text, Err(failure.reason)),
+        }
+    }
+    (text, Ok(()))
+}
+
+fn upstream(reason: Reason) -> Failure {
+    Failure::new(reason, "x").with_blame(Blame::Upstream)
+}
+
+fn good() -> Play {
+    Play::Stream(vec![(Duration::ZERO, start()), (SECOND, text("a")), (SECOND, text("b")), (SECOND, end())], false)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_passed_on_with_the_prompts_warnings() {
+    let bench = Bench::playing([good()]);
+    let mut completion = bench.begin(&["e1"], None).await.unwrap();
+    let Some(Ok(Event::Start(start))) = completion.next().await else { panic!("a start comes first") };
+    assert_eq!(start.warnings, ["a warning"]);
+    assert_eq!(drain(completion).await, ("ab".to_owned(), Ok(())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wait_for_first_content_covers_all_attempts() {
+    let slow = Play::Stream(vec![(50 * SECOND, start())], true);
+    for plays in [vec![Play::Hang], vec![slow], vec![Play::Refuse(upstream(Reason::ModelFailed)), Play::Hang]] {
+        let bench = Bench::playing(plays);
+        let begun = Instant::now();
+        let failure = bench.begin(&["e1", "e2"], None).await.err().unwrap();
+        assert!(matches!(failure.reason, Reason::FirstContentTimeout));
+        assert_eq!(begun.elapsed(), 60 * SECOND);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_is_no_content_and_does_not_stop_the_clock() {
+    let bench = Bench::playing([Play::Stream(vec![(59 * SECOND, start()), (2 * SECOND, text("late"))], true)]);
+    assert_eq!(bench.begin(&["e1"], None).await.err().unwrap().reason, Reason::FirstContentTimeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn content_that_stops_coming_is_given_up() {
+    let bench = Bench::playing([Play::Stream(vec![(Duration::ZERO, start()), (SECOND, text("a")), (19 * SECOND, text("b"))], true)]);
+    let completion = bench.begin(&["e1"], None).await.unwrap();
+    let begun = Instant::now();
+    assert_eq!(drain(completion).await, ("ab".to_owned(), Err(Reason::IdleTimeout)));
+    assert_eq!(begun.elapsed(), (19 + 20) * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_whole_answer_has_an_end() {
+    let drip = std::iter::repeat_n((10 * SECOND, text(".")), 100);
+    let events = [(Duration::ZERO, start())].into_iter().chain(drip).collect();
+    let bench = Bench::playing([Play::Stream(events, false)]);
+    let begun = Instant::now();
+    let (text, ended) = drain(bench.begin(&["e1"], None).await.unwrap()).await;
+    assert_eq!((text.len(), ended), (59, Err(Reason::DeadlineExceeded)));
+    assert_eq!(begun.elapsed(), 600 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_callers_deadline_is_over_all_of_it() {
+    let bench = Bench::playing([Play::Hang]);
+    let failure = bench.begin(&["e1"], Some(5 * SECOND)).await.err().unwrap();
+    assert_eq!(failure.reason, Reason::DeadlineExceeded);
+    let bench = Bench::playing([Play::Stream(vec![(SECOND, start()), (SECOND, text("a"))], true)]);
+    let begun = Instant::now();
+    let completion = bench.begin(&["e1"], Some(5 * SECOND)).await.unwrap();
+    assert_eq!(drain(completion).await, ("a".to_owned(), Err(Reason::DeadlineExceeded)));
+    assert_eq!(begun.elapsed(), 5 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_endpoint_may_do_better_is_tried_there_before_the_first_content() {
+    let no_content = Play::Stream(vec![(SECOND, start())], false);
+    let elsewhere = [
+        Play::Refuse(upstream(Reason::ModelRateLimited)),
+        Play::Refuse(Failure::new(Reason::ModelCredentialRejected, "x").with_blame(Blame::Adapter)),
+        Play::Refuse(Failure::new(Reason::AdapterUnavailable, "x")),
+        no_content,
+    ];
+    for first in elsewhere {
+        let bench = Bench::playing([first, good()]);
+        let completion = bench.begin(&["e1", "e2"], None).await.unwrap();
+        assert_eq!(drain(completion).await.0, "ab");
+        assert_eq!(*bench.adapter.asked.lock().unwrap(), ["e1", "e2"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_callers_fault_and_a_failure_after_content_are_final() {
+    let refused = Failure::new(Reason::ModelRefusedRequest, "x").with_blame(Blame::Client);
+    let bench = Bench::playing([Play::Refuse(refused), good()]);
+    assert_eq!(bench.begin(&["e1", "e2"], None).await.err().unwrap().reason, Reason::ModelRefusedRequest);
+    assert_eq!(bench.adapter.asked.lock().unwrap().len(), 1);
+    let bench = Bench::playing([Play::Stream(vec![(SECOND, start()), (SECOND, text("a"))], false), good()]);
+    let completion = bench.begin(&["e1", "e2"], None).await.unwrap();
+    assert_eq!(drain(completion).await, ("a".to_owned(), Err(Reason::ModelStreamTruncated)));
+    assert_eq!(bench.adapter.asked.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_all_fail_the_first_choices_failure_is_told() {
+    let first = upstream(Reason::ModelRateLimited).with_retry_after(7 * SECOND);
+    let bench = Bench::playing([Play::Refuse(first), Play::Refuse(upstream(Reason::ModelFailed))]);
+    let failure = bench.begin(&["e1", "e2"], None).await.err().unwrap();
+    assert_eq!((failure.reason, failure.retry_after), (Reason::ModelRateLimited, Some(7 * SECOND)));
+}
