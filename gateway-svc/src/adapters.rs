@@ -13,8 +13,8 @@ use postern_proto::{Failure, Reason};
 use postern_runtime::grpc;
 use postern_runtime::instance::KeptToken;
 use postern_runtime::request_id::RequestId;
+use tonic::Status;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
 
 /// Events of an answer, or why it ended otherwise.
 pub type Events = Pin<Box<dyn Stream<Item = Result<CompletionEvent, Failure>> + Send>>;
@@ -44,7 +44,10 @@ impl Adapter {
         let responses: Responses = match self {
             Self::Remote { channel, token } => {
                 let token = token.get().ok_or_else(|| {
-                    Failure::new(Reason::AdapterUnavailable, "the gateway has no token for its adapter; the instance gives it one")
+                    Failure::new(
+                        Reason::AdapterUnavailable,
+                        "the gateway has no token for its adapter; the instance gives it one",
+                    )
                 })?;
                 let request = grpc::onward(message, request_id, &token, None);
                 let mut client = ModelServiceClient::new(channel.clone())
@@ -52,9 +55,11 @@ impl Adapter {
                     .max_encoding_message_size(grpc::MAX_MESSAGE_BYTES);
                 Box::pin(client.stream_generate(request).await.map_err(|status| lost(&status))?.into_inner())
             }
-            Self::Embedded(service) => {
-                service.stream_generate(Request::new(message)).await.map_err(|status| lost(&status))?.into_inner()
-            }
+            Self::Embedded(service) => service
+                .stream_generate(grpc::onward(message, request_id, "", None))
+                .await
+                .map_err(|status| lost(&status))?
+                .into_inner(),
         };
         let read = |response: Result<StreamGenerateResponse, Status>| match response {
             Ok(response) => response.event.ok_or_else(|| Failure::internal("the adapter sent an empty event")),
@@ -68,7 +73,8 @@ impl Adapter {
 fn lost(status: &Status) -> Failure {
     let failure = Failure::from_status(status, Reason::AdapterUnavailable);
     if matches!(failure.reason.code(), tonic::Code::Unauthenticated | tonic::Code::PermissionDenied) {
-        return Failure::new(Reason::AdapterUnavailable, "the adapter does not accept this gateway").with_detail(failure);
+        return Failure::new(Reason::AdapterUnavailable, "the adapter does not accept this gateway")
+            .with_detail(failure);
     }
     failure
 }

@@ -141,8 +141,7 @@ fn pipeline(
                 token: link.keep_token(format!("postern-adapter:{group}"), GENERATE_SCOPE),
             },
             AdapterConfig::Embedded(credential_file) => {
-                let as_adapter =
-                    InstanceConfig { credential_file: credential_file.clone(), ..config.instance.clone() };
+                let as_adapter = InstanceConfig { credential_file: credential_file.clone(), ..config.instance.clone() };
                 let link = InstanceLink::new(&as_adapter, clock.clone(), lifecycle)?;
                 Adapter::Embedded(Arc::new(model_adapter::app::models(&link, clock.clone(), readiness)?))
             }

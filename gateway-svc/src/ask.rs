@@ -108,7 +108,9 @@ fn check_message(at: usize, message: &Message) -> Result<usize, Failure> {
         Some(content_part::Part::Text(text)) => Ok(text.len()),
         Some(content_part::Part::Image(picture)) => match &picture.source {
             Some(postern_proto::completion::v1::image::Source::Url(url)) if !url.is_empty() => Ok(url.len()),
-            Some(postern_proto::completion::v1::image::Source::Data(data)) if !picture.media_type.is_empty() => Ok(data.len()),
+            Some(postern_proto::completion::v1::image::Source::Data(data)) if !picture.media_type.is_empty() => {
+                Ok(data.len())
+            }
             _ => Err(wrong("content", "a picture needs a url, or data and media_type")),
         },
         None => Err(wrong("content", "has an empty part")),
@@ -122,9 +124,7 @@ fn check_message(at: usize, message: &Message) -> Result<usize, Failure> {
 
 fn check_parameters(parameters: &Parameters) -> Result<(), Failure> {
     let range = |name: &str, value: Option<f64>, low: f64, high: f64| match value {
-        Some(value) if !(low..=high).contains(&value) => {
-            Err(Failure::field(name, format!("must be {low} to {high}")))
-        }
+        Some(value) if !(low..=high).contains(&value) => Err(Failure::field(name, format!("must be {low} to {high}"))),
         _ => Ok(()),
     };
     range("temperature", parameters.temperature, 0.0, 2.0)?;
@@ -168,7 +168,10 @@ mod tests {
             (ask(chat(vec![]), Parameters::default()), "messages"),
             (ask(chat(vec![message(Role::User, "")]), Parameters::default()), "messages[0].content"),
             (ask(chat(vec![message(Role::Unspecified, "x")]), Parameters::default()), "messages[0].role"),
-            (ask(chat(vec![message(Role::User, "x"), message(Role::Tool, "x")]), Parameters::default()), "messages[1].tool_call_id"),
+            (
+                ask(chat(vec![message(Role::User, "x"), message(Role::Tool, "x")]), Parameters::default()),
+                "messages[1].tool_call_id",
+            ),
             (ask(Task::Raw(String::new()), Parameters::default()), "prompt"),
             (ask(Task::Code { prefix: String::new(), suffix: Some(String::new()) }, Parameters::default()), "prefix"),
             (with(Parameters { temperature: Some(2.1), ..Default::default() }), "temperature"),

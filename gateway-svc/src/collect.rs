@@ -1,7 +1,9 @@
 //! Gathers an answer's events into one answer, for callers that want it whole.
 
 use postern_proto::Failure;
-use postern_proto::completion::v1::{Choice, Completion, Delta, ToolCall, ToolCallFragment, completion_event::Event, delta};
+use postern_proto::completion::v1::{
+    Choice, Completion, Delta, ToolCall, ToolCallFragment, completion_event::Event, delta,
+};
 
 use crate::pipeline;
 

@@ -12,10 +12,10 @@ use postern_proto::instance::v1 as pb;
 use postern_proto::instance::v1::config_service_client::ConfigServiceClient;
 use postern_proto::instance::v1::watch_routes_response::Message;
 use postern_proto::{Failure, Feature, Reason};
+use postern_runtime::grpc;
 use postern_runtime::instance::{InstanceLink, next};
 use postern_runtime::readiness::{Condition, Readiness};
 use postern_runtime::request_id::RequestId;
-use postern_runtime::grpc;
 
 /// What a gateway knows of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +89,8 @@ impl RouteTable {
             }
         }
         for pb::Feature { name, binding } in snapshot.features {
-            let (Ok(feature), Some(pb::feature::Binding::SelfHosted(bound))) = (name.parse::<Feature>(), binding) else {
+            let (Ok(feature), Some(pb::feature::Binding::SelfHosted(bound))) = (name.parse::<Feature>(), binding)
+            else {
                 continue;
             };
             let models = bound.models.iter().filter_map(|name| table.models.get(name).cloned()).collect();

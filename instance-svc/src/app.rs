@@ -116,9 +116,8 @@ impl App {
         let verifier = own_verifier(&identity, &config, &keys.public, clock.clone());
         let guard = GuardLayer::new(InstanceGuard { store: ground.store.clone(), verifier });
         let http_routes = crate::doors::http::router(&identity.issuer, &keys.public);
-        let routes = routes(&config, ground, keys, identity, clock, &lifecycle)
-            .await?
-            .add_service(health.service(&lifecycle));
+        let routes =
+            routes(&config, ground, keys, identity, clock, &lifecycle).await?.add_service(health.service(&lifecycle));
 
         grpc::serve("grpc", grpc_listener, routes, guard, &lifecycle);
         http::serve("http", http_listener, http_routes, &lifecycle);
@@ -173,10 +172,8 @@ async fn routes(
 ) -> Result<Routes, BuildError> {
     let Ground { store, sealer, credentials, instance_id } = ground;
     let versions = crate::changes::follow(store.clone(), store.versions().await?, lifecycle);
-    let lifetimes = Lifetimes {
-        default: config.issuer.access_token_seconds,
-        max: config.issuer.max_access_token_seconds,
-    };
+    let lifetimes =
+        Lifetimes { default: config.issuer.access_token_seconds, max: config.issuer.max_access_token_seconds };
     let issuer = Issuer::new(identity.clone(), keys.signer, clock);
     let exchange =
         Arc::new(Exchange::new(store.clone(), credentials.clone(), issuer, identity.issuer.clone(), lifetimes));
@@ -190,16 +187,12 @@ async fn routes(
         keys: keys.public.into(),
         max_lifetime: lifetimes.max,
         fleet: fleet.clone(),
+        store: store.clone(),
         versions: versions.clone(),
         lifecycle: lifecycle.clone(),
     };
-    let configuration = ConfigDoor {
-        registry: registry.clone(),
-        store,
-        fleet: fleet.clone(),
-        versions,
-        lifecycle: lifecycle.clone(),
-    };
+    let configuration =
+        ConfigDoor { registry: registry.clone(), store, fleet: fleet.clone(), versions, lifecycle: lifecycle.clone() };
     let relay = CompletionServiceServer::new(RelayDoor { relay })
         .max_decoding_message_size(grpc::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(grpc::MAX_MESSAGE_BYTES);

@@ -87,14 +87,18 @@ impl Directory {
                 let audience = match audience.as_str() {
                     "" => format!("postern-gateway:{name}"),
                     given if given.len() <= 255 && given.bytes().all(|b| b.is_ascii_graphic()) => audience,
-                    _ => return Err(Failure::field("gateway.audience", "must be at most 255 visible ASCII characters")),
+                    _ => {
+                        return Err(Failure::field("gateway.audience", "must be at most 255 visible ASCII characters"));
+                    }
                 };
                 if audience.starts_with("postern-adapter:") {
                     return Err(Failure::field("gateway.audience", "must not be an adapter's"));
                 }
                 let address = match address.as_str() {
                     "" => None,
-                    _ => Some(PeerAddress::try_from(address).map_err(|error| Failure::field("gateway.address", error))?),
+                    _ => {
+                        Some(PeerAddress::try_from(address).map_err(|error| Failure::field("gateway.address", error))?)
+                    }
                 };
                 let record = self.record("gwy", name.into(), Kind::Gateway, vec![Role::Gateway]).await?;
                 PrincipalRecord {
@@ -105,7 +109,8 @@ impl Directory {
             }
             NewMember::Adapter { group } => {
                 let group = if group.is_empty() { "default".to_owned() } else { group };
-                let group = MemberName::new(group).map_err(|error| Failure::field("adapter.group", error.to_string()))?;
+                let group =
+                    MemberName::new(group).map_err(|error| Failure::field("adapter.group", error.to_string()))?;
                 let record = self.record("adp", name.into(), Kind::Adapter, vec![Role::Adapter]).await?;
                 PrincipalRecord { adapter_group: Some(group.into()), ..record }
             }
@@ -131,7 +136,13 @@ impl Directory {
         Ok(Some(secret))
     }
 
-    async fn record(&self, prefix: &str, name: String, kind: Kind, roles: Vec<Role>) -> Result<PrincipalRecord, Failure> {
+    async fn record(
+        &self,
+        prefix: &str,
+        name: String,
+        kind: Kind,
+        roles: Vec<Role>,
+    ) -> Result<PrincipalRecord, Failure> {
         Ok(PrincipalRecord {
             id: format!("{prefix}_{}", uuid::Uuid::now_v7().simple()),
             name,
@@ -149,7 +160,9 @@ impl Directory {
         self.store.add_principal(record, credential).await.map_err(|error| match error.into() {
             Failure { reason: Reason::AlreadyExists, .. } => Failure::new(
                 Reason::AlreadyExists,
-                format!("the name `{name}`, or the audience, is taken; names are unique among users, programs and fleet"),
+                format!(
+                    "the name `{name}`, or the audience, is taken; names are unique among users, programs and fleet"
+                ),
             ),
             failure => failure,
         })
@@ -229,9 +242,10 @@ impl Directory {
     /// NOT_FOUND, STORE_UNAVAILABLE.
     pub async fn revoke_credential(&self, id: &str) -> Result<(), Failure> {
         self.store.revoke_credential(id).await.map_err(|error| match error.into() {
-            Failure { reason: Reason::NotFound, .. } => {
-                Failure::new(Reason::NotFound, "there is no credential of that id; `postern user token list` shows them")
-            }
+            Failure { reason: Reason::NotFound, .. } => Failure::new(
+                Reason::NotFound,
+                "there is no credential of that id; `postern user token list` shows them",
+            ),
             failure => failure,
         })
     }

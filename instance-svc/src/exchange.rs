@@ -80,9 +80,9 @@ impl Exchange {
     /// # Errors
     /// CREDENTIAL_INVALID, AUDIENCE_DENIED, SCOPE_DENIED, REQUEST_INVALID, STORE_UNAVAILABLE.
     pub async fn exchange(&self, credential: &str, asked: Asked) -> Result<Exchanged, Failure> {
-        let found = credentials::recognise(&*self.store, &self.credentials, credential).await?.ok_or_else(|| {
-            Failure::new(Reason::CredentialInvalid, "the credential is unknown, revoked or ended")
-        })?;
+        let found = credentials::recognise(&*self.store, &self.credentials, credential)
+            .await?
+            .ok_or_else(|| Failure::new(Reason::CredentialInvalid, "the credential is unknown, revoked or ended"))?;
         let gateways = match found.credential.purpose {
             Purpose::Inference => self.gateways().await?,
             _ => Vec::new(),
@@ -127,15 +127,17 @@ fn audience(found: &Found, asked: &str, own: &str, gateways: &[PrincipalRecord])
         },
         (Purpose::Inference, asked) => {
             let known = gateways.iter().any(|gateway| gateway.audience.as_deref() == Some(asked));
-            known.then(|| asked.to_owned()).ok_or_else(|| {
-                denied("this credential is for inference: the audience must be a gateway's")
-            })
+            known
+                .then(|| asked.to_owned())
+                .ok_or_else(|| denied("this credential is for inference: the audience must be a gateway's"))
         }
         (Purpose::Administration | Purpose::Fleet, asked) if asked.is_empty() || asked == own => Ok(own.to_owned()),
         (Purpose::Administration, _) => Err(denied("this credential is for administration of the instance only")),
         (Purpose::Fleet, asked) => {
             let allowed = found.principal.kind == Kind::Gateway && asked.starts_with(ADAPTER_AUDIENCE);
-            allowed.then(|| asked.to_owned()).ok_or_else(|| denied("this member of the fleet may not call that audience"))
+            allowed
+                .then(|| asked.to_owned())
+                .ok_or_else(|| denied("this member of the fleet may not call that audience"))
         }
     }
 }
@@ -234,12 +236,18 @@ mod tests {
             let asked: Vec<_> = asked.iter().map(|scope| (*scope).to_owned()).collect();
             scope(&found(Kind::Gateway, purpose), audience, OWN, &asked).map_err(|failure| failure.reason)
         };
-        assert_eq!(ask(Purpose::Inference, "g1", &["feature:chat", "feature:chat"]), Ok(vec!["feature:chat".to_owned()]));
+        assert_eq!(
+            ask(Purpose::Inference, "g1", &["feature:chat", "feature:chat"]),
+            Ok(vec!["feature:chat".to_owned()])
+        );
         assert_eq!(ask(Purpose::Inference, "g1", &[]), Err(Reason::RequestInvalid));
         assert_eq!(ask(Purpose::Inference, "g1", &["feature:chat", "instance:admin"]), Err(Reason::ScopeDenied));
         assert_eq!(ask(Purpose::Administration, OWN, &["feature:chat"]), Err(Reason::ScopeDenied));
         assert_eq!(ask(Purpose::Fleet, OWN, &["model:generate"]), Err(Reason::ScopeDenied));
         assert_eq!(ask(Purpose::Fleet, "postern-adapter:x", &["instance:fleet"]), Err(Reason::ScopeDenied));
-        assert_eq!(ask(Purpose::Fleet, "postern-adapter:x", &["model:generate"]), Ok(vec!["model:generate".to_owned()]));
+        assert_eq!(
+            ask(Purpose::Fleet, "postern-adapter:x", &["model:generate"]),
+            Ok(vec!["model:generate".to_owned()])
+        );
     }
 }

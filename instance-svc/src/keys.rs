@@ -106,11 +106,7 @@ impl KeyRing {
     ///
     /// # Errors
     /// [`KeyError`].
-    pub async fn load_or_create(
-        store: &dyn Store,
-        sealer: &Sealer,
-        import: Option<&Path>,
-    ) -> Result<Self, KeyError> {
+    pub async fn load_or_create(store: &dyn Store, sealer: &Sealer, import: Option<&Path>) -> Result<Self, KeyError> {
         if !store.keys().await?.iter().any(|key| key.active) {
             let record = new_key(sealer, import).await?;
             match store.add_active_key(record).await {
@@ -120,10 +116,8 @@ impl KeyRing {
             }
         }
         let records = store.keys().await?;
-        let public = records
-            .iter()
-            .map(|record| PublicKey::from_jwk_json(&record.public_jwk))
-            .collect::<Result<Vec<_>, _>>()?;
+        let public =
+            records.iter().map(|record| PublicKey::from_jwk_json(&record.public_jwk)).collect::<Result<Vec<_>, _>>()?;
         let active = records.iter().find(|record| record.active).ok_or(StoreError::Missing)?;
         let sealed = active.sealed_private.as_deref().ok_or(SealError::DoesNotOpen)?;
         let pkcs8 = sealer.open(&record_name(&active.kid), sealed)?;

@@ -80,8 +80,9 @@ impl ModelSpec {
         if !PROVIDERS.contains(&provider.as_str()) {
             return Err(Failure::field("model.provider", format!("must be one of: {}", PROVIDERS.join(", "))));
         }
-        let group = MemberName::new(default(adapter_group, "default"))
-            .map_err(|_| Failure::field("model.adapter_group", "must be 1 to 63 characters of a-z, 0-9, '-', '_', '.'"))?;
+        let group = MemberName::new(default(adapter_group, "default")).map_err(|_| {
+            Failure::field("model.adapter_group", "must be 1 to 63 characters of a-z, 0-9, '-', '_', '.'")
+        })?;
         let limits = limits.unwrap_or_default();
         let timers = timers.unwrap_or_default();
         let spec = Self {
@@ -150,7 +151,10 @@ fn networks(field: &str, texts: &[String]) -> Result<Vec<IpNet>, Failure> {
             .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
             .map_err(|_| Failure::field(field, format!("`{text}` is not a network such as 10.0.0.0/8")))?;
         if network.trunc() != network {
-            return Err(Failure::field(field, format!("`{text}` has bits beyond its prefix; meant is {}", network.trunc())));
+            return Err(Failure::field(
+                field,
+                format!("`{text}` has bits beyond its prefix; meant is {}", network.trunc()),
+            ));
         }
         Ok(network)
     };
@@ -184,7 +188,9 @@ fn check_endpoints(given: Vec<pb::Endpoint>, before: Option<&ModelSpec>) -> Resu
 
 /// A base URL: http or https, a host, no user, query or fragment.
 fn check_url(text: &str) -> Result<String, Failure> {
-    let wrong = |problem: &str| Failure::field("model.endpoints.url", format!("{problem}; give it like http://10.0.0.7:8000/v1"));
+    let wrong = |problem: &str| {
+        Failure::field("model.endpoints.url", format!("{problem}; give it like http://10.0.0.7:8000/v1"))
+    };
     if text.len() > 2048 || text.contains('#') {
         return Err(wrong("the URL is too long or has a fragment"));
     }
@@ -228,7 +234,10 @@ mod tests {
 
     #[test]
     fn a_wrong_field_is_named() {
-        let url = |url: &str| pb::Model { endpoints: vec![pb::Endpoint { id: String::new(), url: url.to_owned() }], ..sample() };
+        let url = |url: &str| pb::Model {
+            endpoints: vec![pb::Endpoint { id: String::new(), url: url.to_owned() }],
+            ..sample()
+        };
         let duration = |ms| prost_types::Duration::try_from(Duration::from_millis(ms)).ok();
         let timers = |connect| Some(pb::Timers { connect, ..Default::default() });
         let cases = [

@@ -154,7 +154,9 @@ impl Registry {
             if matches!(&binding, Binding::SelfHosted(models) if models.iter().any(|model| model == name)) {
                 return Err(Failure::new(
                     Reason::InUse,
-                    format!("the feature `{feature}` is bound to `{name}`; bind it to another model or unbind it first"),
+                    format!(
+                        "the feature `{feature}` is bound to `{name}`; bind it to another model or unbind it first"
+                    ),
                 ));
             }
         }
@@ -255,9 +257,10 @@ fn json(value: &impl Serialize) -> Result<String, Failure> {
 
 fn missing_model(failure: Failure, name: &str) -> Failure {
     match failure.reason {
-        Reason::NotFound | Reason::ModelNotFound => {
-            Failure::new(failure.reason, format!("there is no model `{name}`; `postern model list` shows those there are"))
-        }
+        Reason::NotFound | Reason::ModelNotFound => Failure::new(
+            failure.reason,
+            format!("there is no model `{name}`; `postern model list` shows those there are"),
+        ),
         _ => failure,
     }
 }

@@ -77,9 +77,7 @@ impl Sealer {
         }
         let text = Zeroizing::new(fs::read_to_string(path).map_err(|error| failed(error.to_string()))?);
         let key = Zeroizing::new(
-            URL_SAFE_NO_PAD
-                .decode(text.trim())
-                .map_err(|_| failed("is not 32 bytes of base64url".to_owned()))?,
+            URL_SAFE_NO_PAD.decode(text.trim()).map_err(|_| failed("is not 32 bytes of base64url".to_owned()))?,
         );
         let key_encryption_key = aes(&key).ok_or_else(|| failed("is not 32 bytes of base64url".to_owned()))?;
         Ok(Self { key_encryption_key })
@@ -129,10 +127,7 @@ fn encrypt(key: &LessSafeKey, nonce: [u8; NONCE_LEN], record: &str, bytes: &mut 
 fn decrypt(key: &LessSafeKey, nonce: &[u8], record: &str, bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
     let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| SealError::DoesNotOpen)?;
     let mut bytes = Zeroizing::new(bytes.to_vec());
-    let length = key
-        .open_in_place(nonce, Aad::from(record), &mut bytes)
-        .map_err(|_| SealError::DoesNotOpen)?
-        .len();
+    let length = key.open_in_place(nonce, Aad::from(record), &mut bytes).map_err(|_| SealError::DoesNotOpen)?.len();
     bytes.truncate(length);
     Ok(bytes)
 }

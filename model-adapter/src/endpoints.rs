@@ -125,8 +125,7 @@ impl Endpoints {
             .map(|network| network.parse::<IpNet>().map_err(|error| format!("{network}: {error}")))
             .collect::<Result<_, _>>()?;
         let connect = timers.and_then(|timers| timers.connect).and_then(|connect| Duration::try_from(connect).ok());
-        let connection =
-            Connection { url, networks, connect_timeout: connect.unwrap_or(Duration::from_secs(5)) };
+        let connection = Connection { url, networks, connect_timeout: connect.unwrap_or(Duration::from_secs(5)) };
         let client = match before.filter(|before| before.connection == connection) {
             Some(before) => before.client.clone(),
             None => {

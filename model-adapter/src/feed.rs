@@ -7,10 +7,10 @@ use postern_proto::instance::v1::config_service_client::ConfigServiceClient;
 use postern_proto::instance::v1::connect_adapter_request::Message as Up;
 use postern_proto::instance::v1::connect_adapter_response::Message as Down;
 use postern_proto::{Failure, Reason};
+use postern_runtime::grpc;
 use postern_runtime::instance::{InstanceLink, next};
 use postern_runtime::readiness::{Condition, Readiness};
 use postern_runtime::request_id::RequestId;
-use postern_runtime::grpc;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -39,7 +39,8 @@ pub fn follow(link: &InstanceLink, models: Models, readiness: &Readiness) {
 
 async fn follow_once(link: &InstanceLink, token: &str, models: &Models, arrived: &Condition) -> Result<(), Failure> {
     let (up, outgoing) = mpsc::channel(WAITING);
-    let send = |message| up.try_send(pb::ConnectAdapterRequest { message: Some(message) });
+    // There is room for what this function says itself; a stream that is gone is noticed by its reader.
+    let send = |message| up.try_send(pb::ConnectAdapterRequest { message: Some(message) }).is_ok();
     let hello = pb::AdapterHello { replica_id: link.replica_id().to_owned() };
     let _ = send(Up::Hello(hello));
     let request = grpc::onward(ReceiverStream::new(outgoing), &RequestId::generate(), token, None);

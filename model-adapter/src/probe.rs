@@ -7,6 +7,7 @@ use postern_proto::completion::v1::{ContentPart, Message, Parameters, Role, cont
 use postern_proto::instance::v1 as pb;
 use postern_proto::model::v1::{ChatPrompt, Generation, generation};
 use postern_proto::{Failure, Reason};
+use postern_runtime::request_id::RequestId;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -54,14 +55,16 @@ async fn probe(models: &Models, endpoint: &Endpoint, report: &mut Report<'_>) {
     let mut listed = Value::Null;
     let authenticated = report.step("authenticate", async {
         let call = endpoint.provider.list_models(&endpoint.target())?;
-        match upstream::send(endpoint, call, models.clock.now()).await {
+        match upstream::send(endpoint, call, &RequestId::generate(), models.clock.now()).await {
             Ok(response) => {
                 let body = upstream::read_all(response.into_body()).await?;
                 listed = serde_json::from_slice(&body).unwrap_or_default();
                 Ok("the server takes the credential".to_owned())
             }
             // Some servers have no list; the completion will tell.
-            Err(failure) if failure.reason == Reason::ModelMissingUpstream => Ok("the server lists no models".to_owned()),
+            Err(failure) if failure.reason == Reason::ModelMissingUpstream => {
+                Ok("the server lists no models".to_owned())
+            }
             Err(failure) => Err(failure),
         }
     });
@@ -74,7 +77,8 @@ async fn probe(models: &Models, endpoint: &Endpoint, report: &mut Report<'_>) {
 
 /// Whether the list names the model. Servers with one model answer whatever name is asked, so a missing name is no failure.
 fn model_listed(identifier: &str, listed: &Value) -> String {
-    let ids: Vec<_> = listed["data"].as_array().into_iter().flatten().filter_map(|model| model["id"].as_str()).collect();
+    let ids: Vec<_> =
+        listed["data"].as_array().into_iter().flatten().filter_map(|model| model["id"].as_str()).collect();
     if ids.contains(&identifier) {
         return format!("the server lists `{identifier}`");
     }
@@ -91,8 +95,9 @@ async fn complete(models: &Models, endpoint: &Endpoint) -> Result<String, Failur
         prompt: Some(generation::Prompt::Chat(ChatPrompt { messages: vec![message], ..Default::default() })),
         parameters: Some(Parameters { max_tokens: Some(1), ..Default::default() }),
     };
-    let completion = models.generate_once(generation).await?;
-    let tokens = completion.usage.and_then(|usage| usage.output_tokens).map_or("?".to_owned(), |tokens| tokens.to_string());
+    let completion = models.generate_once(generation, &RequestId::generate()).await?;
+    let tokens =
+        completion.usage.and_then(|usage| usage.output_tokens).map_or("?".to_owned(), |tokens| tokens.to_string());
     Ok(format!("the model answered ({tokens} output tokens)"))
 }
 

@@ -17,6 +17,7 @@ use postern_proto::model::v1::model_service_server::ModelService;
 use postern_proto::{Blame, Failure, Reason};
 use postern_runtime::Clock;
 use postern_runtime::grpc::refuse;
+use postern_runtime::request_id::RequestId;
 use tonic::{Request, Response, Status};
 
 use crate::endpoints::{Endpoint, Endpoints};
@@ -38,16 +39,18 @@ pub type Events = Pin<Box<dyn Stream<Item = Result<pb::StreamGenerateResponse, S
 impl Models {
     fn endpoint(&self, generation: &pb::Generation) -> Result<Arc<Endpoint>, Failure> {
         self.endpoints.get(&generation.endpoint_id).ok_or_else(|| {
-            Failure::new(Reason::EndpointNotFound, "this adapter does not serve that endpoint (yet)").with_blame(Blame::Adapter)
+            Failure::new(Reason::EndpointNotFound, "this adapter does not serve that endpoint (yet)")
+                .with_blame(Blame::Adapter)
         })
     }
 
-    async fn stream(&self, generation: pb::Generation) -> Result<Answer, Failure> {
+    async fn stream(&self, generation: pb::Generation, id: &RequestId) -> Result<Answer, Failure> {
         let endpoint = self.endpoint(&generation)?;
         let call = endpoint.provider.call(&endpoint.target(), &generation, true)?;
         let (kind, warnings) = (call.kind, call.warnings.clone());
-        let response = upstream::send(&endpoint, call, self.clock.now()).await?;
-        let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let response = upstream::send(&endpoint, call, id, self.clock.now()).await?;
+        let content_type =
+            response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         let start = Start { model: endpoint.model.clone(), warnings };
         let mut answer = Answer {
@@ -67,7 +70,8 @@ impl Models {
                 answer.ready.extend(pieces(whole).map(event));
             }
             other => {
-                let failure = Failure::new(Reason::ModelAnswerInvalid, "the model's server sent something that is not an answer");
+                let failure =
+                    Failure::new(Reason::ModelAnswerInvalid, "the model's server sent something that is not an answer");
                 return Err(failure.with_blame(Blame::Upstream).with_detail(format_args!("content type `{other}`")));
             }
         }
@@ -79,14 +83,23 @@ impl Models {
         endpoint.provider.read(kind, &body).map_err(|failure| upstream::scrubbed(endpoint, failure))
     }
 
-    pub(crate) async fn generate_once(&self, generation: pb::Generation) -> Result<Completion, Failure> {
+    pub(crate) async fn generate_once(
+        &self,
+        generation: pb::Generation,
+        id: &RequestId,
+    ) -> Result<Completion, Failure> {
         let endpoint = self.endpoint(&generation)?;
         let call = endpoint.provider.call(&endpoint.target(), &generation, false)?;
         let (kind, warnings) = (call.kind, call.warnings.clone());
-        let response = upstream::send(&endpoint, call, self.clock.now()).await?;
+        let response = upstream::send(&endpoint, call, id, self.clock.now()).await?;
         let answer = self.read(&endpoint, kind, response.into_body()).await?;
         Ok(Completion { model: endpoint.model.clone(), warnings, ..answer })
     }
+}
+
+/// The id of the caller's request, which the model server is told too.
+fn id_of<T>(request: &Request<T>) -> RequestId {
+    RequestId::from_headers(request.metadata().as_ref()).unwrap_or_else(RequestId::generate)
 }
 
 fn given(generation: Option<pb::Generation>) -> Result<pb::Generation, Failure> {
@@ -98,14 +111,16 @@ impl ModelService for Models {
     type StreamGenerateStream = Events;
 
     async fn stream_generate(&self, request: Request<pb::StreamGenerateRequest>) -> Result<Response<Events>, Status> {
+        let id = id_of(&request);
         let generation = given(request.into_inner().generation).map_err(refuse)?;
-        let answer = self.stream(generation).await.map_err(refuse)?;
+        let answer = self.stream(generation, &id).await.map_err(refuse)?;
         Ok(Response::new(Box::pin(answer.into_stream())))
     }
 
     async fn generate(&self, request: Request<pb::GenerateRequest>) -> Result<Response<pb::GenerateResponse>, Status> {
+        let id = id_of(&request);
         let generation = given(request.into_inner().generation).map_err(refuse)?;
-        let completion = self.generate_once(generation).await.map_err(refuse)?;
+        let completion = self.generate_once(generation, &id).await.map_err(refuse)?;
         Ok(Response::new(pb::GenerateResponse { completion: Some(completion) }))
     }
 }

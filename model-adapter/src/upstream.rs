@@ -10,6 +10,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use postern_egress::ConnectError;
 use postern_proto::{Blame, Failure, Reason};
+use postern_runtime::request_id::{self, RequestId};
 use secrecy::ExposeSecret as _;
 
 use crate::endpoints::Endpoint;
@@ -26,7 +27,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 ///
 /// # Errors
 /// EGRESS_DENIED, MODEL_UNREACHABLE, and what the server's status says.
-pub async fn send(endpoint: &Endpoint, call: Call, now: u64) -> Result<Response<Incoming>, Failure> {
+pub async fn send(endpoint: &Endpoint, call: Call, id: &RequestId, now: u64) -> Result<Response<Incoming>, Failure> {
     let method = if call.body.is_empty() { Method::GET } else { Method::POST };
     let mut request = Request::builder()
         .method(method)
@@ -36,6 +37,7 @@ pub async fn send(endpoint: &Endpoint, call: Call, now: u64) -> Result<Response<
     *request.headers_mut() = call.headers;
     request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+    request.headers_mut().insert(request_id::HEADER, id.header_value());
     request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(concat!("postern/", env!("CARGO_PKG_VERSION"))));
     let response = endpoint.client.request(request).await.map_err(|error| unreachable(&error))?;
     if response.status().is_success() {
@@ -122,10 +124,13 @@ fn unreachable(error: &hyper_util::client::legacy::Error) -> Failure {
 pub(crate) fn not_connected(error: &ConnectError) -> Failure {
     let failure = match error {
         ConnectError::Denied { .. } => {
-            let message = "the endpoint's address is outside the model's endpoint networks; an administrator can list it";
+            let message =
+                "the endpoint's address is outside the model's endpoint networks; an administrator can list it";
             Failure::new(Reason::EgressDenied, message).with_blame(Blame::Adapter)
         }
-        ConnectError::NoHost => Failure::new(Reason::EgressDenied, "the endpoint's URL cannot be called").with_blame(Blame::Adapter),
+        ConnectError::NoHost => {
+            Failure::new(Reason::EgressDenied, "the endpoint's URL cannot be called").with_blame(Blame::Adapter)
+        }
         ConnectError::Resolve { .. } | ConnectError::Dial { .. } | ConnectError::Timeout { .. } => {
             Failure::new(Reason::ModelUnreachable, "the model's server cannot be reached").with_blame(Blame::Upstream)
         }

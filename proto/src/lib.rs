@@ -20,7 +20,7 @@ pub const DESCRIPTOR_SET: &[u8] = include_bytes!("gen/descriptor.bin");
 /// `postern.completion`: what a completion is made of.
 pub mod completion {
     /// Version 1.
-    #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
+    #[allow(missing_docs, clippy::all, clippy::allow_attributes_without_reason, reason = "generated code")]
     pub mod v1 {
         include!("gen/postern.completion.v1.rs");
     }
@@ -29,7 +29,7 @@ pub mod completion {
 /// `postern.model`: the adapter's API.
 pub mod model {
     /// Version 1.
-    #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
+    #[allow(missing_docs, clippy::all, clippy::allow_attributes_without_reason, reason = "generated code")]
     pub mod v1 {
         include!("gen/postern.model.v1.rs");
     }
@@ -38,7 +38,7 @@ pub mod model {
 /// `postern.gateway`: the public door.
 pub mod gateway {
     /// Version 1.
-    #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
+    #[allow(missing_docs, clippy::all, clippy::allow_attributes_without_reason, reason = "generated code")]
     pub mod v1 {
         include!("gen/postern.gateway.v1.rs");
     }
@@ -47,7 +47,7 @@ pub mod gateway {
 /// `postern.instance`: token authority and control plane.
 pub mod instance {
     /// Version 1.
-    #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
+    #[allow(missing_docs, clippy::all, clippy::allow_attributes_without_reason, reason = "generated code")]
     pub mod v1 {
         include!("gen/postern.instance.v1.rs");
     }
@@ -56,7 +56,7 @@ pub mod instance {
 /// `grpc.health`: the gRPC health checking protocol with its List call.
 pub mod health {
     /// Version 1.
-    #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
+    #[allow(missing_docs, clippy::all, clippy::allow_attributes_without_reason, reason = "generated code")]
     pub mod v1 {
         include!("gen/grpc.health.v1.rs");
     }

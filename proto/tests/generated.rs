@@ -1,6 +1,6 @@
 //! The generated code is checked in. This test compiles the .proto files again and compares; `make generate` sets
 //! POSTERN_GENERATE=1, which writes instead.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -76,11 +76,7 @@ fn the_generated_code_is_what_the_proto_files_say() {
     let fresh = tempfile::tempdir().unwrap();
     generate(fresh.path());
     let (fresh, kept) = (contents(fresh.path()), contents(&checked_in));
-    assert_eq!(
-        fresh.keys().collect::<Vec<_>>(),
-        kept.keys().collect::<Vec<_>>(),
-        "other files; run `make generate`"
-    );
+    assert_eq!(fresh.keys().collect::<Vec<_>>(), kept.keys().collect::<Vec<_>>(), "other files; run `make generate`");
     for (name, bytes) in fresh {
         assert!(kept[&name] == bytes, "src/gen/{name} is out of date; run `make generate`");
     }

@@ -69,7 +69,9 @@ impl<'a> StackBuilder<'a> {
     /// Registers a model at a server, with the key `model-api-key`, and binds chat and code completion to it.
     #[must_use]
     pub fn model(self, name: &str, server: &FakeModel) -> Self {
-        self.registered(Stack::model(name, &server.url()), Some("model-api-key")).bind("chat", &[name]).bind("code_completion", &[name])
+        self.registered(Stack::model(name, &server.url()), Some("model-api-key"))
+            .bind("chat", &[name])
+            .bind("code_completion", &[name])
     }
 
     /// Registers a model without binding it.
@@ -145,9 +147,13 @@ impl<'a> StackBuilder<'a> {
             credential_file: dir.path().join(format!("{member}.credential")),
         };
         let gateway_kind = instance::fleet_member::Gateway { audience: AUDIENCE.to_owned(), address };
-        office.add_member("gateway", instance::create_fleet_member_request::Kind::Gateway(gateway_kind), &link("gateway")).await;
+        office
+            .add_member("gateway", instance::create_fleet_member_request::Kind::Gateway(gateway_kind), &link("gateway"))
+            .await;
         let adapter_kind = instance::fleet_member::Adapter { group: String::new() };
-        office.add_member("adapter", instance::create_fleet_member_request::Kind::Adapter(adapter_kind), &link("adapter")).await;
+        office
+            .add_member("adapter", instance::create_fleet_member_request::Kind::Adapter(adapter_kind), &link("adapter"))
+            .await;
         for (model, key) in &self.models {
             office.add_model(model.clone(), *key).await;
         }
@@ -182,7 +188,9 @@ impl<'a> StackBuilder<'a> {
             drain: self.drain,
         };
         let gateway = gateway_svc::app::App::build_on(listeners, settings, shared).await.unwrap();
-        for readiness in [Some(&gateway.readiness), adapter.as_ref().map(|adapter| &adapter.readiness)].into_iter().flatten() {
+        for readiness in
+            [Some(&gateway.readiness), adapter.as_ref().map(|adapter| &adapter.readiness)].into_iter().flatten()
+        {
             ready(readiness).await;
         }
         let mut stack = Stack { instance, gateway, adapter, clock, admin, user, instance_id: String::new(), _dir: dir };
@@ -235,7 +243,8 @@ impl Office {
     }
 
     async fn add_model(&self, model: instance::Model, api_key: Option<&str>) {
-        let key = |key: &str| instance::model_credential::Credential::ApiKey(instance::ApiKey { value: key.to_owned() });
+        let key =
+            |key: &str| instance::model_credential::Credential::ApiKey(instance::ApiKey { value: key.to_owned() });
         let credential = api_key.map(|text| instance::ModelCredential { credential: Some(key(text)) });
         let request = self.request(instance::CreateModelRequest { model: Some(model), credential }).await;
         ModelRegistryServiceClient::new(self.channel.clone()).create_model(request).await.unwrap();
@@ -373,7 +382,12 @@ impl Stack {
     }
 
     /// Adds a user with one credential of this purpose, and gives that.
-    pub async fn add_user(&self, name: &str, purpose: instance::CredentialPurpose, roles: Vec<instance::Role>) -> String {
+    pub async fn add_user(
+        &self,
+        name: &str,
+        purpose: instance::CredentialPurpose,
+        roles: Vec<instance::Role>,
+    ) -> String {
         let office = Office { channel: self.at_instance(), admin: self.admin.clone() };
         office.add_user(name, purpose, roles).await
     }

@@ -1,5 +1,5 @@
 //! The rules of the house that no compiler holds: who may use whom, and that the named packages are used directly.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -33,7 +33,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("model-adapter", &["postern-proto", "postern-token", "postern-runtime", "postern-egress"]),
     // The one exception: its composition root may host the adapter.
     ("gateway-svc", &["postern-proto", "postern-token", "postern-runtime", "model-adapter"]),
-    ("postern-tests", &["postern-proto", "postern-token", "postern-runtime", "instance-svc", "gateway-svc", "model-adapter"]),
+    (
+        "postern-tests",
+        &["postern-proto", "postern-token", "postern-runtime", "instance-svc", "gateway-svc", "model-adapter"],
+    ),
 ];
 
 #[test]
@@ -77,13 +80,25 @@ fn domain_modules_name_no_transport_and_no_database() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     // Where tonic, axum and sqlx belong: doors, composition roots, the store, and the ways out.
     let domain = [
-        "instance-svc/src/credentials.rs", "instance-svc/src/directory.rs", "instance-svc/src/exchange.rs",
-        "instance-svc/src/issuer.rs", "instance-svc/src/keys.rs", "instance-svc/src/registry.rs",
-        "instance-svc/src/seal.rs", "instance-svc/src/fleet.rs", "instance-svc/src/changes.rs",
-        "gateway-svc/src/ask.rs", "gateway-svc/src/collect.rs", "gateway-svc/src/pipeline.rs",
-        "gateway-svc/src/pipeline/admit.rs", "gateway-svc/src/pipeline/authorise.rs",
-        "gateway-svc/src/pipeline/identify.rs", "gateway-svc/src/pipeline/relay.rs",
-        "gateway-svc/src/pipeline/route.rs", "gateway-svc/src/pipeline/session.rs", "gateway-svc/src/prompt.rs",
+        "instance-svc/src/credentials.rs",
+        "instance-svc/src/directory.rs",
+        "instance-svc/src/exchange.rs",
+        "instance-svc/src/issuer.rs",
+        "instance-svc/src/keys.rs",
+        "instance-svc/src/registry.rs",
+        "instance-svc/src/seal.rs",
+        "instance-svc/src/fleet.rs",
+        "instance-svc/src/changes.rs",
+        "gateway-svc/src/ask.rs",
+        "gateway-svc/src/collect.rs",
+        "gateway-svc/src/pipeline.rs",
+        "gateway-svc/src/pipeline/admit.rs",
+        "gateway-svc/src/pipeline/authorise.rs",
+        "gateway-svc/src/pipeline/identify.rs",
+        "gateway-svc/src/pipeline/relay.rs",
+        "gateway-svc/src/pipeline/route.rs",
+        "gateway-svc/src/pipeline/session.rs",
+        "gateway-svc/src/prompt.rs",
         "gateway-svc/src/prompt/fim.rs",
     ];
     for file in domain {
@@ -107,7 +122,15 @@ fn the_packages_that_were_asked_for_are_used_directly() {
 fn only_the_instance_can_sign_access_tokens() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut files = Vec::new();
-    for dir in ["proto/src", "crates/token/src", "crates/egress/src", "crates/runtime/src", "crates/cli/src", "gateway-svc/src", "model-adapter/src"] {
+    for dir in [
+        "proto/src",
+        "crates/token/src",
+        "crates/egress/src",
+        "crates/runtime/src",
+        "crates/cli/src",
+        "gateway-svc/src",
+        "model-adapter/src",
+    ] {
         sources(&root.join(dir), &mut files);
     }
     for path in files {

@@ -80,9 +80,15 @@ impl Problem {
 impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
         let hint = match failure.reason {
-            Reason::InstanceUnavailable => Some("is instance-svc running, and is the address of `postern login --instance` right?"),
-            Reason::GatewayUnavailable => Some("is gateway-svc running, and is the address of `postern login --gateway` right?"),
-            Reason::CredentialInvalid => Some("log in again with `postern login`; an administrator can make a new credential"),
+            Reason::InstanceUnavailable => {
+                Some("is instance-svc running, and is the address of `postern login --instance` right?")
+            }
+            Reason::GatewayUnavailable => {
+                Some("is gateway-svc running, and is the address of `postern login --gateway` right?")
+            }
+            Reason::CredentialInvalid => {
+                Some("log in again with `postern login`; an administrator can make a new credential")
+            }
             Reason::RoleMissing | Reason::ScopeDenied | Reason::AudienceDenied => {
                 Some("this login is not allowed to; another one can be chosen with --profile")
             }

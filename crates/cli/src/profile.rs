@@ -59,9 +59,8 @@ impl Profiles {
 
     pub fn load(&self) -> Result<Profile, Problem> {
         let path = self.places();
-        let text = fs::read_to_string(&path).map_err(|_| {
-            Problem::new(format!("there is no login `{}`; make one with `postern login`", self.name))
-        })?;
+        let text = fs::read_to_string(&path)
+            .map_err(|_| Problem::new(format!("there is no login `{}`; make one with `postern login`", self.name)))?;
         let places: Places =
             toml::from_str(&text).map_err(|error| Problem::new(format!("{}: {error}", path.display())))?;
         let credential = secret::from_file(&self.credential())?;

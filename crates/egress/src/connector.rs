@@ -164,7 +164,8 @@ mod tests {
 
     #[tokio::test]
     async fn another_spelling_of_loopback_is_still_loopback() {
-        let spellings = ["127.0.0.1", "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "localhost", "[::1]", "[::ffff:7f00:1]"];
+        let spellings =
+            ["127.0.0.1", "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "localhost", "[::1]", "[::ffff:7f00:1]"];
         for host in spellings {
             let uri: Uri = format!("http://{host}:9/").parse().unwrap();
             let result = connector(&[]).resolve(&uri).await;

@@ -47,8 +47,7 @@ impl ConfigError {
 /// # Errors
 /// [`ConfigError`], which names the file or the key.
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
     Figment::new()
         .merge(Toml::string(&text))
         .merge(Env::prefixed("POSTERN__").split("__"))
@@ -170,7 +169,9 @@ mod tests {
         for good in ["http://127.0.0.1:7401", "http://localhost:1/", "http://[::1]:7401"] {
             assert!(PeerAddress::try_from(good.to_owned()).is_ok(), "{good}");
         }
-        for bad in ["127.0.0.1:7401", "http://10.0.0.1:7401", "https://127.0.0.1:1", "http://127.0.0.1", "http://[::1]:1/x"] {
+        for bad in
+            ["127.0.0.1:7401", "http://10.0.0.1:7401", "https://127.0.0.1:1", "http://127.0.0.1", "http://[::1]:1/x"]
+        {
             assert!(PeerAddress::try_from(bad.to_owned()).is_err(), "{bad}");
         }
     }

@@ -32,10 +32,8 @@ impl ProcessHealth {
         let reporter = HealthReporter::new();
         let names: Arc<[&'static str]> = std::iter::once("").chain(services.iter().copied()).collect();
         set_all(&reporter, &names, false).await;
-        let health = Self {
-            statuses: Arc::new(Statuses::from_health_reporter(reporter.clone())),
-            names: names.clone(),
-        };
+        let health =
+            Self { statuses: Arc::new(Statuses::from_health_reporter(reporter.clone())), names: names.clone() };
         let mut ready = readiness.watch();
         let stopping = lifecycle.stopping().clone();
         lifecycle.spawn(async move {

@@ -108,11 +108,12 @@ impl InstanceLink {
             ..Default::default()
         });
         request.set_timeout(EXCHANGE_TIMEOUT);
-        let answer = tokio::time::timeout(EXCHANGE_TIMEOUT, TokenServiceClient::new(self.channel()).exchange_token(request))
-            .await
-            .map_err(|_| Failure::new(Reason::InstanceUnavailable, "the instance did not answer in time"))?
-            .map_err(|status| Failure::from_status(&status, Reason::InstanceUnavailable))?
-            .into_inner();
+        let answer =
+            tokio::time::timeout(EXCHANGE_TIMEOUT, TokenServiceClient::new(self.channel()).exchange_token(request))
+                .await
+                .map_err(|_| Failure::new(Reason::InstanceUnavailable, "the instance did not answer in time"))?
+                .map_err(|status| Failure::from_status(&status, Reason::InstanceUnavailable))?
+                .into_inner();
         let expires = answer.expire_time.map_or(0, |time| u64::try_from(time.seconds).unwrap_or(0));
         Ok(Minted { token: answer.access_token.into(), expires })
     }
@@ -196,8 +197,7 @@ impl InstanceLink {
         let hello = pb::WatchTrustRequest { replica_id: self.replica_id().to_owned(), acknowledged_sequence: 0 };
         let _ = up.try_send(hello.clone());
         let request = grpc::onward(ReceiverStream::new(outgoing), &RequestId::generate(), token, None);
-        let mut feed =
-            TrustServiceClient::new(self.channel()).watch_trust(request).await.map_err(lost)?.into_inner();
+        let mut feed = TrustServiceClient::new(self.channel()).watch_trust(request).await.map_err(lost)?.into_inner();
         let mut snapshot = Snapshot::default();
         while let Some(message) = next(&mut feed).await? {
             let Some(pb::watch_trust_response::Message::Chunk(chunk)) = message.message else { continue };

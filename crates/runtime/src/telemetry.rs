@@ -40,10 +40,8 @@ pub enum LogFormat {
 pub fn init(config: &TelemetryConfig) -> Result<(), crate::config::ConfigError> {
     let filter = EnvFilter::try_new(&config.filter)
         .map_err(|error| crate::config::ConfigError::invalid("telemetry.filter", error))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_span_events(FmtSpan::NONE);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_span_events(FmtSpan::NONE);
     // An error means that a subscriber is installed already, as in tests that start several services.
     let _ = match config.format {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init(),

@@ -110,7 +110,13 @@ impl Claims {
 
     fn is_sound(&self) -> bool {
         let texts = [
-            &self.iss, &self.sub, &self.aud, &self.jti, &self.client_id, &self.scope, &self.postern_instance,
+            &self.iss,
+            &self.sub,
+            &self.aud,
+            &self.jti,
+            &self.client_id,
+            &self.scope,
+            &self.postern_instance,
             &self.postern_credential,
         ];
         let actor = self.act.as_ref().map(|actor| &actor.sub);

@@ -60,10 +60,8 @@ impl Secret {
     /// # Errors
     /// [`MalformedCredential`]; it does not say which.
     pub fn parse(text: &str) -> Result<Self, MalformedCredential> {
-        let kind = CredentialKind::ALL
-            .into_iter()
-            .find(|kind| text.starts_with(kind.prefix()))
-            .ok_or(MalformedCredential)?;
+        let kind =
+            CredentialKind::ALL.into_iter().find(|kind| text.starts_with(kind.prefix())).ok_or(MalformedCredential)?;
         let digits = &text[kind.prefix().len()..];
         if digits.len() != SECRET_DIGITS + CHECK_DIGITS || !digits.bytes().all(|b| b.is_ascii_alphanumeric()) {
             return Err(MalformedCredential);

@@ -117,9 +117,7 @@ impl TrustTable {
         };
         let payload = URL_SAFE_NO_PAD.decode(token.payload).map_err(|_| TokenError::Malformed)?;
         let signature = URL_SAFE_NO_PAD.decode(token.signature).map_err(|_| TokenError::Malformed)?;
-        key.key
-            .verify_sig(token.signed.as_bytes(), &signature)
-            .map_err(|_| TokenError::SignatureInvalid)?;
+        key.key.verify_sig(token.signed.as_bytes(), &signature).map_err(|_| TokenError::SignatureInvalid)?;
         let claims = Claims::read(&payload)?;
         self.judge(&claims, now)?;
         Ok(Verified { claims })

@@ -214,9 +214,8 @@ fn payloads_that_readers_disagree_on_are_refused() {
     let doubled = good.replacen('{', r#"{"sub":"root","#, 1);
     let escaped = good.replacen('{', r#"{"\u0073ub":"root","#, 1);
     let deep = good.replacen('{', r#"{"x":[[[[[[]]]]]],"#, 1);
-    let cases: [&[u8]; 7] = [
-        doubled.as_bytes(), escaped.as_bytes(), deep.as_bytes(), b"", b"null", b"[]", b"\xEF\xBB\xBF{}",
-    ];
+    let cases: [&[u8]; 7] =
+        [doubled.as_bytes(), escaped.as_bytes(), deep.as_bytes(), b"", b"null", b"[]", b"\xEF\xBB\xBF{}"];
     for payload in cases {
         let token = OURS.with_payload(payload);
         assert_eq!(verify(&token), Err(TokenError::Malformed), "{}", String::from_utf8_lossy(payload));
@@ -261,7 +260,8 @@ fn framing_and_encoding_are_strict() {
 fn only_the_right_key_over_these_very_bytes_will_do() {
     let good = OURS.with(json!({}));
     let (head, _) = good.rsplit_once('.').unwrap();
-    let (_, foreign_signature) = THEIRS.with(json!({})).rsplit_once('.').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let (_, foreign_signature) =
+        THEIRS.with(json!({})).rsplit_once('.').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
     let payload_of_another = OURS.with(json!({"sub": "root"}));
     let mut swapped: Vec<_> = good.split('.').collect();
     swapped[1] = payload_of_another.split('.').nth(1).unwrap();

@@ -46,7 +46,6 @@ struct Parsed {
 }
 
 /// The routes.
-#[must_use]
 pub fn router(door: OpenAiDoor) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat_completions))
@@ -100,11 +99,7 @@ impl OpenAiDoor {
         }
     }
 
-    async fn answer(
-        &self,
-        request: Request,
-        parse: fn(&[u8]) -> Result<Parsed, Failure>,
-    ) -> Result<Response, Failure> {
+    async fn answer(&self, request: Request, parse: fn(&[u8]) -> Result<Parsed, Failure>) -> Result<Response, Failure> {
         let head = Head::of(&request);
         let body = Bytes::from_request(request, &()).await.map_err(|rejection| {
             if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {

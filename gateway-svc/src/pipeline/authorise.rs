@@ -71,7 +71,8 @@ pub(super) fn permit(
         Some(name) => bound.iter().filter(|model| model.name == *name).cloned().collect(),
     };
     if wanted.is_empty() {
-        let shown: String = ask.model.iter().flat_map(|name| name.chars()).filter(|c| !c.is_control()).take(64).collect();
+        let shown: String =
+            ask.model.iter().flat_map(|name| name.chars()).filter(|c| !c.is_control()).take(64).collect();
         return Err(Failure::new(
             Reason::ModelNotFound,
             format!("no model `{shown}` is bound to the feature `{feature}`; `postern status` shows those there are"),

@@ -143,11 +143,8 @@ async fn one(
     let endpoint_place = pipeline.admission.at_endpoint(&endpoint)?;
     let ends = Deadline::of(begun, model.timers.total, caller.timeout);
     let first_content = begun + model.timers.first_content;
-    let generation = Generation {
-        endpoint_id: endpoint,
-        prompt: Some(prompt.prompt),
-        parameters: Some(prompt.parameters),
-    };
+    let generation =
+        Generation { endpoint_id: endpoint, prompt: Some(prompt.prompt), parameters: Some(prompt.parameters) };
     let opening = open(&pipeline.adapters, &model.adapter_group, generation, &caller.request_id);
     let (mut before, events) = tokio::select! {
         // In this order: where two have come at once, the caller's own wish counts first.
@@ -197,7 +194,8 @@ async fn open(
 
 /// The adapter's stream ended without an end event and without a status.
 fn broke_off() -> Failure {
-    Failure::new(Reason::ModelStreamTruncated, "the adapter's stream broke off before the answer's end").with_blame(Blame::Adapter)
+    Failure::new(Reason::ModelStreamTruncated, "the adapter's stream broke off before the answer's end")
+        .with_blame(Blame::Adapter)
 }
 
 fn replaced() -> Failure {

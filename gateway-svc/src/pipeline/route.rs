@@ -69,8 +69,10 @@ mod tests {
         let _busy = admission.at_endpoint("a1");
         let models = [model("a", &["a1", "a2"]), model("b", &["b1", "b2", "b3"])];
         let built = || prompt::build(&Task::Raw("x".to_owned()), "general", &Parameters::default());
-        let order: Vec<_> =
-            attempts(&models, std::iter::repeat_with(built), &admission).into_iter().map(|attempt| attempt.endpoint).collect();
+        let order: Vec<_> = attempts(&models, std::iter::repeat_with(built), &admission)
+            .into_iter()
+            .map(|attempt| attempt.endpoint)
+            .collect();
         assert_eq!(order, ["a2", "a1", "b1", "b2"]);
     }
 }

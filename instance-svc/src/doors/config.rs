@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::guard::Caller;
-use super::trust::draining;
+use super::trust::{draining, removed};
 use super::{Answers, HEARTBEAT};
 use crate::fleet::Fleet;
 use crate::registry::{Model, ModelCredential, Registry};
@@ -48,6 +48,12 @@ struct Source {
 
 impl Source {
     /// The version is read before the content, so content is at least as new as its version says.
+    /// A member that was removed gets nothing more; its stream ends with this.
+    async fn still_member(&self, id: &str) -> Result<(), Failure> {
+        let known = self.store.principals().await?.iter().any(|principal| principal.id == id);
+        if known { Ok(()) } else { Err(removed()) }
+    }
+
     async fn routes(&self) -> Result<pb::RouteSnapshot, Failure> {
         let version = self.store.versions().await?.config;
         let models = self.registry.models().await?.into_iter().map(route_model).collect();
@@ -148,7 +154,7 @@ impl ConfigService for ConfigDoor {
         let caller = Caller::of(&request).map_err(refuse)?;
         tracing::info!(fleet.member = caller.0.name, fleet.replica = request.get_ref().replica_id, "routes subscribed");
         let (answers, stream) = mpsc::channel(WAITING);
-        let feed = feed_routes(self.source(), self.versions.clone(), answers.clone());
+        let feed = feed_routes(self.source(), caller.0.id.clone(), self.versions.clone(), answers.clone());
         self.run(answers, feed);
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
@@ -163,6 +169,7 @@ impl ConfigService for ConfigDoor {
         let (answers, stream) = mpsc::channel(WAITING);
         let session = AdapterSession {
             member: caller.0.name.clone(),
+            member_id: caller.0.id.clone(),
             group: caller.0.adapter_group.clone().unwrap_or_default(),
             source: self.source(),
             fleet: self.fleet.clone(),
@@ -176,6 +183,7 @@ impl ConfigService for ConfigDoor {
 
 async fn feed_routes(
     source: Source,
+    member: String,
     mut versions: watch::Receiver<Versions>,
     answers: mpsc::Sender<Result<pb::WatchRoutesResponse, Status>>,
 ) -> Result<(), Failure> {
@@ -186,6 +194,7 @@ async fn feed_routes(
         let message = match sent {
             Some(version) if version >= known => ToGateway::Heartbeat(pb::RouteHeartbeat { version }),
             _ => {
+                source.still_member(&member).await?;
                 let snapshot = source.routes().await?;
                 sent = Some(snapshot.version);
                 ToGateway::Snapshot(snapshot)
@@ -204,6 +213,7 @@ async fn feed_routes(
 
 struct AdapterSession {
     member: String,
+    member_id: String,
     group: String,
     source: Source,
     fleet: Fleet,
@@ -241,6 +251,7 @@ impl AdapterSession {
     }
 
     async fn send_snapshot(&self) -> Result<u64, Failure> {
+        self.source.still_member(&self.member_id).await?;
         let snapshot = self.source.endpoints(&self.group).await?;
         let version = snapshot.version;
         self.send(ToAdapter::Snapshot(snapshot)).await;

@@ -58,9 +58,9 @@ impl InstanceGuard {
         let claims = verified.claims();
         let found = self.store.credential_by_id(&claims.postern_credential).await?;
         let now = self.store.now().await?;
-        let found = found
-            .filter(|found| found.is_live(now) && found.principal.id == claims.sub)
-            .ok_or_else(|| Failure::new(Reason::CredentialInvalid, "the credential behind the token is revoked or ended"))?;
+        let found = found.filter(|found| found.is_live(now) && found.principal.id == claims.sub).ok_or_else(|| {
+            Failure::new(Reason::CredentialInvalid, "the credential behind the token is revoked or ended")
+        })?;
         let scope = match found.credential.purpose {
             Purpose::Fleet => FLEET_SCOPE,
             Purpose::Inference | Purpose::Administration => ADMIN_SCOPE,

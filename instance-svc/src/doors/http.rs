@@ -19,7 +19,6 @@ struct Published {
 }
 
 /// The routes.
-#[must_use]
 pub fn router(issuer: &str, keys: &[PublicKey]) -> Router {
     let jwks = jwks_json(keys);
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, jwks.as_bytes());
@@ -48,10 +47,7 @@ async fn discovery(State(published): State<Arc<Published>>) -> Response {
 }
 
 async fn keys_of(State(published): State<Arc<Published>>, headers: HeaderMap) -> Response {
-    let cache = [
-        (CACHE_CONTROL, format!("public, max-age={JWKS_MAX_AGE_SECONDS}")),
-        (ETAG, published.etag.clone()),
-    ];
+    let cache = [(CACHE_CONTROL, format!("public, max-age={JWKS_MAX_AGE_SECONDS}")), (ETAG, published.etag.clone())];
     let known = headers.get(IF_NONE_MATCH).is_some_and(|value| value.as_bytes() == published.etag.as_bytes());
     if known {
         return (StatusCode::NOT_MODIFIED, cache).into_response();

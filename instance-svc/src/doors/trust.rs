@@ -19,7 +19,7 @@ use super::{Answers, HEARTBEAT};
 use crate::exchange::adapter_audience;
 use crate::fleet::{Fleet, Presence};
 use crate::issuer::Identity;
-use crate::store::{Kind, PrincipalRecord, Versions};
+use crate::store::{Kind, PrincipalRecord, Store, Versions};
 
 /// How long a verifier may keep the keys.
 pub(crate) const JWKS_MAX_AGE_SECONDS: i64 = 300;
@@ -36,6 +36,8 @@ pub struct TrustDoor {
     pub max_lifetime: u64,
     /// Who is connected.
     pub fleet: Fleet,
+    /// Who belongs to the fleet.
+    pub store: Arc<dyn Store>,
     /// News.
     pub versions: watch::Receiver<Versions>,
     /// Ends the streams.
@@ -103,7 +105,8 @@ impl TrustService for TrustDoor {
         let sequence = versions.borrow_and_update().trust;
         let subscriber = Subscriber {
             said: request.into_inner(),
-            member: caller.0.name.clone(),
+            member: caller.0.clone(),
+            store: self.store.clone(),
             presence: self.fleet.enter(&caller.0.id),
             versions,
             sequence,
@@ -112,12 +115,14 @@ impl TrustService for TrustDoor {
         let snapshot = self.snapshot(sequence, &audience);
         let stopping = self.lifecycle.stopping().clone();
         self.lifecycle.spawn(async move {
-            tokio::select! {
-                () = subscriber.serve(snapshot, &answers) => {}
-                () = stopping.cancelled() => {
-                    let _ = answers.try_send(Err(draining().into()));
-                }
-            }
+            let failure = tokio::select! {
+                ended = subscriber.serve(snapshot, &answers) => match ended {
+                    Ok(()) => return,
+                    Err(failure) => failure,
+                },
+                () = stopping.cancelled() => draining(),
+            };
+            let _ = answers.try_send(Err(refuse(failure)));
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
@@ -128,15 +133,15 @@ pub(crate) fn draining() -> Failure {
     Failure::new(Reason::Draining, "the instance is stopping; connect again")
 }
 
-/// Waits for other trust than this.
-async fn newer(versions: &mut watch::Receiver<Versions>, than: u64) {
-    // An error means that the process stops, which the stream notices by itself.
-    let _ = versions.wait_for(|now| now.trust != than).await;
+/// The failure that ends the streams of a member that was removed.
+pub(crate) fn removed() -> Failure {
+    Failure::new(Reason::CredentialInvalid, "this member was removed from the fleet")
 }
 
 struct Subscriber {
     said: Streaming<pb::WatchTrustRequest>,
-    member: String,
+    member: Arc<PrincipalRecord>,
+    store: Arc<dyn Store>,
     presence: Presence,
     versions: watch::Receiver<Versions>,
     sequence: u64,
@@ -144,11 +149,15 @@ struct Subscriber {
 
 impl Subscriber {
     /// Sends the snapshot, then heartbeats, until the subscriber goes.
-    async fn serve(mut self, snapshot: Vec<pb::TrustChunk>, answers: &mpsc::Sender<Result<pb::WatchTrustResponse, Status>>) {
+    async fn serve(
+        mut self,
+        snapshot: Vec<pb::TrustChunk>,
+        answers: &mpsc::Sender<Result<pb::WatchTrustResponse, Status>>,
+    ) -> Result<(), Failure> {
         let message = |message| Ok(pb::WatchTrustResponse { message: Some(message) });
         for chunk in snapshot {
             if answers.send(message(Message::Chunk(chunk))).await.is_err() {
-                return;
+                return Ok(());
             }
         }
         let mut beat = tokio::time::interval(HEARTBEAT);
@@ -156,7 +165,7 @@ impl Subscriber {
             tokio::select! {
                 said = self.said.next() => match said {
                     Some(Ok(said)) if said.acknowledged_sequence > 0 => tracing::info!(
-                        fleet.member = self.member,
+                        fleet.member = self.member.name,
                         fleet.replica = said.replica_id,
                         trust.sequence = said.acknowledged_sequence,
                         "trust snapshot acknowledged"
@@ -164,8 +173,15 @@ impl Subscriber {
                     Some(Ok(_)) => {}
                     _ => break,
                 },
-                // New keys end the stream: the subscriber comes back for a snapshot at once.
-                () = newer(&mut self.versions, self.sequence) => break,
+                changed = self.versions.changed() => {
+                    // New keys end the stream: the subscriber comes back for a snapshot at once.
+                    if changed.is_err() || self.versions.borrow().trust != self.sequence {
+                        break;
+                    }
+                    if !self.store.principals().await?.iter().any(|principal| principal.id == self.member.id) {
+                        return Err(removed());
+                    }
+                }
                 _ = beat.tick() => {
                     let heartbeat = pb::TrustHeartbeat { sequence: self.sequence };
                     if answers.send(message(Message::Heartbeat(heartbeat))).await.is_err() {
@@ -175,5 +191,6 @@ impl Subscriber {
             }
         }
         drop(self.presence);
+        Ok(())
     }
 }

@@ -380,7 +380,8 @@ impl Store for SqlStore {
                 .await?;
             }
             Change::Remove => {
-                let result = sqlx::query("DELETE FROM features WHERE name = $1").bind(name).execute(&mut *change).await?;
+                let result =
+                    sqlx::query("DELETE FROM features WHERE name = $1").bind(name).execute(&mut *change).await?;
                 touched(&result)?;
             }
         }

@@ -2192,7 +2192,7 @@ pub mod fleet_member {
     /// A gateway. All replicas share audience and address.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Gateway {
-        /// The `aud` of tokens for it. Default: postern-gateway:<name>.
+        /// The `aud` of tokens for it. Default: postern-gateway: and the name.
         #[prost(string, tag = "1")]
         pub audience: ::prost::alloc::string::String,
         /// Where the relay finds it: <http://host:port.> Default: empty, the relay does not use it.

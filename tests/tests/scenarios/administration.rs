@@ -156,3 +156,39 @@ async fn the_fleet_shows_who_is_connected() {
         members.into_inner().members.into_iter().map(|member| (member.name, member.connected_replicas)).collect();
     assert_eq!(shown, [("adapter".to_owned(), 1), ("gateway".to_owned(), 1)]);
 }
+
+#[tokio::test]
+async fn a_member_that_is_removed_is_cut_off() {
+    let stack = Stack::builder().start().await;
+    let mut fleet = FleetServiceClient::new(stack.at_instance());
+    let credential = fleet
+        .create_fleet_member(
+            stack
+                .administer(pb::CreateFleetMemberRequest {
+                    name: "second".to_owned(),
+                    kind: Some(pb::create_fleet_member_request::Kind::Gateway(Default::default())),
+                })
+                .await,
+        )
+        .await
+        .unwrap()
+        .into_inner()
+        .credential;
+    let token = stack.exchange(&credential, "", &["instance:fleet"]).await.unwrap();
+    let hello = pb::WatchRoutesRequest { replica_id: "r".to_owned() };
+    let mut feed = postern_proto::instance::v1::config_service_client::ConfigServiceClient::new(stack.at_instance());
+    let mut routes = feed.watch_routes(Stack::request(hello, &token)).await.unwrap().into_inner();
+    assert!(soon("the first snapshot", routes.message()).await.unwrap().is_some());
+    let request = stack.administer(pb::DeleteFleetMemberRequest { name: "second".to_owned() }).await;
+    fleet.delete_fleet_member(request).await.unwrap();
+    let status = loop {
+        match soon("the end of the feed", routes.message()).await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the feed ended without a word"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(reason(&status), Reason::CredentialInvalid);
+    let status = stack.exchange(&credential, "", &["instance:fleet"]).await.unwrap_err();
+    assert_eq!(reason(&status), Reason::CredentialInvalid);
+}

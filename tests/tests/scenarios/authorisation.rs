@@ -92,8 +92,7 @@ async fn roles_open_what_they_are_for_and_nothing_else() {
     let stack = Stack::builder().start().await;
     let list_models = || pb::ListModelsRequest {};
     let list_people = || pb::ListPrincipalsRequest {};
-    let manager =
-        stack.add_user("mia", pb::CredentialPurpose::Administration, vec![pb::Role::ModelManager]).await;
+    let manager = stack.add_user("mia", pb::CredentialPurpose::Administration, vec![pb::Role::ModelManager]).await;
     let token = stack.exchange(&manager, "", &["instance:admin"]).await.unwrap();
     let mut models = ModelRegistryServiceClient::new(stack.at_instance());
     let mut people = PrincipalServiceClient::new(stack.at_instance());

@@ -16,10 +16,10 @@ async fn read(mut events: tonic::Streaming<pb::StreamChatResponse>) -> (String, 
             Event::Usage(_) => "usage",
             Event::End(_) => "end",
         });
-        if let Event::Delta(delta) = &event {
-            if let Some(delta::Delta::Text(piece)) = &delta.delta {
-                text.push_str(piece);
-            }
+        if let Event::Delta(delta) = &event
+            && let Some(delta::Delta::Text(piece)) = &delta.delta
+        {
+            text.push_str(piece);
         }
         all.push(event);
     }
@@ -59,6 +59,7 @@ async fn the_model_sees_the_registered_identifier_the_key_and_nothing_of_the_use
     assert_eq!(asked.headers["authorization"], "Bearer model-api-key");
     assert_eq!(asked.body["model"], "served-name");
     assert_eq!(asked.body["messages"], json!([{ "role": "user", "content": "hi" }]));
+    assert_eq!(asked.headers["x-request-id"].len(), 32);
     let everything = format!("{:?}{}", asked.headers, asked.body);
     assert!(!everything.contains(&token) && !everything.contains(&stack.user));
 }
@@ -84,7 +85,8 @@ async fn complete(stack: &Stack, code: pb::Code) -> postern_proto::completion::v
 async fn code_goes_raw_with_the_prefix_alone_where_there_is_no_fill_in_the_middle() {
     let model = FakeModel::saying(&["return n"]).await;
     let stack = Stack::builder().model("demo", &model).start().await;
-    let code = pb::Code { prefix: "def f(n):\n".to_owned(), suffix: Some("\nprint()".to_owned()), ..Default::default() };
+    let code =
+        pb::Code { prefix: "def f(n):\n".to_owned(), suffix: Some("\nprint()".to_owned()), ..Default::default() };
     let answer = complete(&stack, code).await;
     assert_eq!(answer.choices[0].text, "return n");
     assert!(answer.warnings[0].contains("suffix was not used"), "{:?}", answer.warnings);
@@ -149,10 +151,7 @@ async fn models_are_listed_by_what_the_token_is_for() {
         models.into_iter().map(|model| (model.name, model.features)).collect::<Vec<_>>()
     };
     let text = |text: &str| text.to_owned();
-    let both = vec![
-        (text("chatty"), vec![text("chat")]),
-        (text("demo"), vec![text("chat"), text("code_completion")]),
-    ];
+    let both = vec![(text("chatty"), vec![text("chat")]), (text("demo"), vec![text("chat"), text("code_completion")])];
     assert_eq!(listed(&["feature:chat", "feature:code_completion"]).await, both);
     assert_eq!(listed(&["feature:code_completion"]).await, [(text("demo"), vec![text("code_completion")])]);
 }

@@ -1,5 +1,5 @@
 //! Scenarios: the running system, one topic a file. Each test is named after what must hold.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod administration;
 mod authentication;

@@ -15,7 +15,10 @@ async fn events(stack: &Stack, path: &str, body: &Value) -> Vec<String> {
     assert_eq!(response.headers()["content-type"], "text/event-stream; charset=utf-8");
     let body = soon("the end of the stream", response.into_body().collect()).await.unwrap().to_bytes();
     let text = String::from_utf8(body.to_vec()).unwrap();
-    text.split("\n\n").filter(|event| !event.is_empty()).map(|event| event.strip_prefix("data: ").unwrap().to_owned()).collect()
+    text.split("\n\n")
+        .filter(|event| !event.is_empty())
+        .map(|event| event.strip_prefix("data: ").unwrap().to_owned())
+        .collect()
 }
 
 #[tokio::test]
@@ -40,7 +43,8 @@ async fn a_chat_is_streamed_in_the_apis_own_order() {
     body["stream_options"] = json!({ "include_usage": true });
     let events = events(&stack, "/v1/chat/completions", &body).await;
     assert_eq!(events.last().map(String::as_str), Some("[DONE]"));
-    let chunks: Vec<Value> = events[..events.len() - 1].iter().map(|event| serde_json::from_str(event).unwrap()).collect();
+    let chunks: Vec<Value> =
+        events[..events.len() - 1].iter().map(|event| serde_json::from_str(event).unwrap()).collect();
     let deltas: Vec<_> = chunks.iter().map(|chunk| chunk["choices"][0]["delta"].clone()).collect();
     assert_eq!(deltas[0], json!({ "role": "assistant", "content": "" }));
     assert_eq!(deltas[1..3], [json!({ "content": "Hel" }), json!({ "content": "lo" })]);
@@ -75,7 +79,11 @@ async fn a_completion_is_raw() {
 #[tokio::test]
 async fn models_are_listed_and_found() {
     let model = FakeModel::saying(&["ok"]).await;
-    let stack = Stack::builder().registered(Stack::model("org/demo", &model.url()), None).bind("chat", &["org/demo"]).start().await;
+    let stack = Stack::builder()
+        .registered(Stack::model("org/demo", &model.url()), None)
+        .bind("chat", &["org/demo"])
+        .start()
+        .await;
     let list = get(&stack.http("/v1/models"), &stack.user).await.json();
     assert_eq!((&list["object"], &list["data"][0]["id"]), (&json!("list"), &json!("org/demo")));
     assert_eq!(get(&stack.http("/v1/models/org/demo"), &stack.user).await.json()["id"], "org/demo");

@@ -72,17 +72,22 @@ impl CompletionService for Keeper {
     async fn chat(&self, request: Request<pb::ChatRequest>) -> Result<Response<pb::ChatResponse>, Status> {
         let shown = request.metadata().get("authorization").unwrap().to_str().unwrap();
         self.0.lock().unwrap().push(shown.strip_prefix("Bearer ").unwrap().to_owned());
-        Ok(Response::new(pb::ChatResponse { completion: Some(postern_proto::completion::v1::Completion {
-            choices: vec![postern_proto::completion::v1::Choice::default()],
-            ..Default::default()
-        }) }))
+        Ok(Response::new(pb::ChatResponse {
+            completion: Some(postern_proto::completion::v1::Completion {
+                choices: vec![postern_proto::completion::v1::Choice::default()],
+                ..Default::default()
+            }),
+        }))
     }
 
     async fn stream_chat(&self, _: Request<pb::StreamChatRequest>) -> Result<Response<Self::StreamChatStream>, Status> {
         Err(Status::unimplemented(""))
     }
 
-    async fn complete_code(&self, _: Request<pb::CompleteCodeRequest>) -> Result<Response<pb::CompleteCodeResponse>, Status> {
+    async fn complete_code(
+        &self,
+        _: Request<pb::CompleteCodeRequest>,
+    ) -> Result<Response<pb::CompleteCodeResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 

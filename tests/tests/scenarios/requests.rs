@@ -8,11 +8,8 @@ use serde_json::json;
 #[tokio::test]
 async fn an_unknown_model_is_not_found() {
     let model = FakeModel::saying(&["ok"]).await;
-    let stack = Stack::builder()
-        .model("demo", &model)
-        .registered(Stack::model("unbound", &model.url()), None)
-        .start()
-        .await;
+    let stack =
+        Stack::builder().model("demo", &model).registered(Stack::model("unbound", &model.url()), None).start().await;
     let token = stack.token().await;
     for name in ["nobody", "unbound", "Demo", "demo "] {
         let chat = pb::Chat { model: name.to_owned(), ..Stack::chat("hi") };

@@ -7,7 +7,9 @@ use postern_proto::completion::v1::{completion_event::Event, delta};
 use postern_proto::gateway::v1 as pb;
 use postern_proto::instance::v1 as instance;
 use postern_proto::{Failure, Reason};
-use postern_tests::{Act, FakeModel, Stack, answer, chunk, done, finish, head, post, post_stream, reason, soon, sse_head};
+use postern_tests::{
+    Act, FakeModel, Stack, answer, chunk, done, finish, head, post, post_stream, reason, soon, sse_head,
+};
 use serde_json::{Value, json};
 use tonic::Status;
 
@@ -24,10 +26,10 @@ async fn streamed(stack: &Stack) -> (String, Result<(), Status>) {
             Ok(None) => return (text, Ok(())),
             Err(status) => return (text, Err(status)),
             Ok(Some(message)) => {
-                if let Some(Event::Delta(delta)) = message.event.unwrap().event {
-                    if let Some(delta::Delta::Text(piece)) = delta.delta {
-                        text.push_str(&piece);
-                    }
+                if let Some(Event::Delta(delta)) = message.event.unwrap().event
+                    && let Some(delta::Delta::Text(piece)) = delta.delta
+                {
+                    text.push_str(&piece);
                 }
             }
         }
@@ -77,7 +79,10 @@ async fn a_model_server_that_is_down_is_unreachable() {
     drop(model);
     let (text, ended) = streamed(&stack).await;
     let status = ended.unwrap_err();
-    assert_eq!((text.as_str(), status.code(), reason(&status)), ("", tonic::Code::Unavailable, Reason::ModelUnreachable));
+    assert_eq!(
+        (text.as_str(), status.code(), reason(&status)),
+        ("", tonic::Code::Unavailable, Reason::ModelUnreachable)
+    );
 }
 
 #[tokio::test]
@@ -133,9 +138,21 @@ async fn what_is_no_answer_is_a_failure() {
         ("an HTML page under 200", html(), Reason::ModelAnswerInvalid),
         ("JSON that is no completion", vec![json_head(), text(r#"{"hello":"world"}"#)], Reason::ModelAnswerInvalid),
         ("a body that is no JSON", vec![json_head(), text("oops")], Reason::ModelAnswerInvalid),
-        ("an error under 200", vec![json_head(), text(r#"{"error":{"message":"x","code":429}}"#)], Reason::ModelRateLimited),
-        ("an undecodable event", vec![sse_head(), chunk("a"), text("data: {oops\n\n"), finish("stop"), done()], Reason::ModelAnswerInvalid),
-        ("an error in the stream", vec![sse_head(), chunk("a"), text("data: {\"error\":{\"message\":\"x\"}}\n\n")], Reason::ModelFailed),
+        (
+            "an error under 200",
+            vec![json_head(), text(r#"{"error":{"message":"x","code":429}}"#)],
+            Reason::ModelRateLimited,
+        ),
+        (
+            "an undecodable event",
+            vec![sse_head(), chunk("a"), text("data: {oops\n\n"), finish("stop"), done()],
+            Reason::ModelAnswerInvalid,
+        ),
+        (
+            "an error in the stream",
+            vec![sse_head(), chunk("a"), text("data: {\"error\":{\"message\":\"x\"}}\n\n")],
+            Reason::ModelFailed,
+        ),
         ("no finish reason", vec![sse_head(), chunk("a"), done()], Reason::ModelStreamTruncated),
         ("no [DONE]", vec![sse_head(), chunk("a"), finish("stop")], Reason::ModelStreamTruncated),
         ("an empty stream", vec![sse_head()], Reason::ModelStreamTruncated),
@@ -166,16 +183,21 @@ async fn an_answer_in_one_piece_is_streamed_all_the_same() {
 
 fn impatient(name: &str, url: &str, first_content_ms: u64, idle_ms: u64) -> instance::Model {
     let duration = |ms| prost_types::Duration::try_from(Duration::from_millis(ms)).ok();
-    let timers = instance::Timers { first_content: duration(first_content_ms), idle: duration(idle_ms), ..Default::default() };
+    let timers =
+        instance::Timers { first_content: duration(first_content_ms), idle: duration(idle_ms), ..Default::default() };
     instance::Model { timers: Some(timers), ..Stack::model(name, url) }
 }
 
 #[tokio::test]
 async fn row_11_a_model_that_hangs_is_given_up_and_hung_up_on() {
-    let model = FakeModel::playing([vec![Act::Hang], vec![sse_head(), Act::Hang], vec![sse_head(), chunk("a"), Act::Hang]]).await;
+    let model =
+        FakeModel::playing([vec![Act::Hang], vec![sse_head(), Act::Hang], vec![sse_head(), chunk("a"), Act::Hang]])
+            .await;
     let registered = impatient("demo", &model.url(), 150, 150);
     let stack = Stack::builder().registered(registered, None).bind("chat", &["demo"]).start().await;
-    for (hang_ups, expected) in [(1, Reason::FirstContentTimeout), (2, Reason::FirstContentTimeout), (3, Reason::IdleTimeout)] {
+    for (hang_ups, expected) in
+        [(1, Reason::FirstContentTimeout), (2, Reason::FirstContentTimeout), (3, Reason::IdleTimeout)]
+    {
         let status = streamed(&stack).await.1.unwrap_err();
         assert_eq!((status.code(), reason(&status)), (tonic::Code::DeadlineExceeded, expected));
         model.abandoned(hang_ups).await;

@@ -31,7 +31,8 @@ pub async fn run(client: &Client, command: Feature) -> Result<Output, Problem> {
         }
         Feature::List => {
             let request = client.administer(pb::ListFeaturesRequest {}).await?;
-            let list = features.list_features(request).await.map_err(|status| of_instance(&status))?.into_inner().features;
+            let list =
+                features.list_features(request).await.map_err(|status| of_instance(&status))?.into_inner().features;
             let rows = list.iter().map(|feature| [feature.name.clone(), binding_text(feature)]).collect();
             Ok(Output::table(["FEATURE", "BOUND TO"], rows, list.iter().map(view).collect()))
         }

@@ -36,7 +36,8 @@ pub async fn run(client: &Client, command: Model, json: bool) -> Result<Output, 
         }
         Model::List => {
             let request = client.administer(pb::ListModelsRequest {}).await?;
-            let models = registry.list_models(request).await.map_err(|status| of_instance(&status))?.into_inner().models;
+            let models =
+                registry.list_models(request).await.map_err(|status| of_instance(&status))?.into_inner().models;
             let rows = models.iter().map(|model| {
                 let urls: Vec<_> = model.endpoints.iter().map(|endpoint| endpoint.url.as_str()).collect();
                 [model.name.clone(), model.family.clone(), model.provider.clone(), urls.join(" ")]
@@ -83,7 +84,11 @@ async fn check(
         }));
     }
     good &= !seen.is_empty();
-    let text = if good { format!("{name} can be used") } else { format!("{name} cannot be used; its registration is unchanged") };
+    let text = if good {
+        format!("{name} can be used")
+    } else {
+        format!("{name} cannot be used; its registration is unchanged")
+    };
     Ok(Output::new(text, json!({ "model": name, "ok": good, "steps": seen })).bad_unless(good))
 }
 
@@ -100,9 +105,7 @@ fn credential(settings: &ModelSettings, ask: bool) -> Result<Option<pb::ModelCre
         None => return Ok(None),
     };
     let value = key.expose_secret().to_owned();
-    Ok(Some(pb::ModelCredential {
-        credential: Some(pb::model_credential::Credential::ApiKey(pb::ApiKey { value })),
-    }))
+    Ok(Some(pb::ModelCredential { credential: Some(pb::model_credential::Credential::ApiKey(pb::ApiKey { value })) }))
 }
 
 /// The model with what was given in place of what it has.

@@ -24,7 +24,8 @@ pub async fn status(client: &Client) -> Result<Output, Problem> {
             json!([])
         }
         Ok(models) => {
-            let lines: Vec<_> = models.iter().map(|(name, features)| format!("model     {name}  {}", features.join(", "))).collect();
+            let lines: Vec<_> =
+                models.iter().map(|(name, features)| format!("model     {name}  {}", features.join(", "))).collect();
             text.push_str(&lines.join("\n"));
             models.iter().map(|(name, features)| json!({ "name": name, "features": features })).collect()
         }

@@ -30,7 +30,9 @@ pub async fn run(client: &Client, command: User) -> Result<Output, Problem> {
         User::List => {
             let request = client.administer(pb::ListPrincipalsRequest {}).await?;
             let list = principals.list_principals(request).await.map_err(|status| of_instance(&status))?.into_inner();
-            let row = |one: &pb::Principal| [one.name.clone(), kind(one).to_owned(), roles(one).join(", "), time(one.create_time)];
+            let row = |one: &pb::Principal| {
+                [one.name.clone(), kind(one).to_owned(), roles(one).join(", "), time(one.create_time)]
+            };
             let rows = list.principals.iter().map(row).collect();
             Ok(Output::table(["NAME", "KIND", "ROLES", "SINCE"], rows, list.principals.iter().map(view).collect()))
         }
@@ -96,7 +98,8 @@ async fn token(
         UserToken::Revoke { id } => {
             let request = client.administer(pb::RevokeCredentialRequest { id: id.clone() }).await?;
             principals.revoke_credential(request).await.map_err(|status| of_instance(&status))?;
-            let text = format!("revoked {id}: no access token is minted for it; those there are live out their minutes");
+            let text =
+                format!("revoked {id}: no access token is minted for it; those there are live out their minutes");
             Ok(Output::new(text, json!({ "revoked": id })))
         }
     }

@@ -95,7 +95,9 @@ impl Writer {
             Event::Start(start) => {
                 self.model = start.model;
                 let choices = match self.shape {
-                    Shape::Chat => json!([{ "index": 0, "delta": { "role": "assistant", "content": "" }, "finish_reason": null }]),
+                    Shape::Chat => {
+                        json!([{ "index": 0, "delta": { "role": "assistant", "content": "" }, "finish_reason": null }])
+                    }
                     Shape::Text => return Vec::new(),
                 };
                 let mut chunk = self.chunk(choices);
@@ -169,9 +171,7 @@ fn message(choice: Choice) -> Value {
         message["reasoning_content"] = choice.reasoning.into();
     }
     if !choice.tool_calls.is_empty() {
-        let call = |ToolCall { id, name, arguments_json }| {
-            json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments_json } })
-        };
+        let call = |ToolCall { id, name, arguments_json }| json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments_json } });
         message["tool_calls"] = choice.tool_calls.into_iter().map(call).collect::<Vec<_>>().into();
     }
     message

@@ -141,7 +141,8 @@ const UNOFFERED: &[&str] = &["logprobs", "top_logprobs", "functions", "function_
 pub(super) fn parse(body: &[u8]) -> Result<Parsed, Failure> {
     let body: Body = read(body)?;
     refuse_unoffered(&body.extra, UNOFFERED)?;
-    let messages = body.messages.into_iter().enumerate().map(|(at, wire)| message(at, wire)).collect::<Result<_, _>>()?;
+    let messages =
+        body.messages.into_iter().enumerate().map(|(at, wire)| message(at, wire)).collect::<Result<_, _>>()?;
     let tools = body.tools.unwrap_or_default().into_iter().map(tool).collect::<Result<_, _>>()?;
     let chat = ChatPrompt {
         messages,
@@ -165,7 +166,12 @@ fn message(at: usize, wire: WireMessage) -> Result<Message, Failure> {
         "user" => Role::User,
         "assistant" => Role::Assistant,
         "tool" => Role::Tool,
-        _ => return Err(Failure::field(format!("messages[{at}].role"), "must be system, developer, user, assistant or tool")),
+        _ => {
+            return Err(Failure::field(
+                format!("messages[{at}].role"),
+                "must be system, developer, user, assistant or tool",
+            ));
+        }
     };
     let content = match wire.content {
         None => Vec::new(),

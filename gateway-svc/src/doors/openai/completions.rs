@@ -67,7 +67,9 @@ mod tests {
     fn a_prompt_is_raw_and_with_a_suffix_it_is_code() {
         assert!(matches!(task(r#"{"prompt":"a"}"#), Ok(Task::Raw(prompt)) if prompt == "a"));
         assert!(matches!(task(r#"{"prompt":["a"],"suffix":null}"#), Ok(Task::Raw(prompt)) if prompt == "a"));
-        assert!(matches!(task(r#"{"prompt":"a","suffix":"b"}"#), Ok(Task::Code { suffix: Some(suffix), .. }) if suffix == "b"));
+        assert!(
+            matches!(task(r#"{"prompt":"a","suffix":"b"}"#), Ok(Task::Code { suffix: Some(suffix), .. }) if suffix == "b")
+        );
     }
 
     #[test]

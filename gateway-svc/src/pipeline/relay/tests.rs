@@ -195,7 +195,10 @@ async fn a_start_is_no_content_and_does_not_stop_the_clock() {
 
 #[tokio::test(start_paused = true)]
 async fn content_that_stops_coming_is_given_up() {
-    let bench = Bench::playing([Play::Stream(vec![(Duration::ZERO, start()), (SECOND, text("a")), (19 * SECOND, text("b"))], true)]);
+    let bench = Bench::playing([Play::Stream(
+        vec![(Duration::ZERO, start()), (SECOND, text("a")), (19 * SECOND, text("b"))],
+        true,
+    )]);
     let completion = bench.begin(&["e1"], None).await.unwrap();
     let begun = Instant::now();
     assert_eq!(drain(completion).await, ("ab".to_owned(), Err(Reason::IdleTimeout)));

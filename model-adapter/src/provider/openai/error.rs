@@ -71,7 +71,12 @@ mod tests {
         let cases = [
             (400, r#"{"error":{"message":"bad n"}}"#, Reason::ModelRefusedRequest, Blame::Client),
             (400, r#"{"error":{"code":"context_length_exceeded"}}"#, Reason::ContextLengthExceeded, Blame::Client),
-            (400, r#"{"error":{"type":"exceed_context_size_error","code":400}}"#, Reason::ContextLengthExceeded, Blame::Client),
+            (
+                400,
+                r#"{"error":{"type":"exceed_context_size_error","code":400}}"#,
+                Reason::ContextLengthExceeded,
+                Blame::Client,
+            ),
             (401, r#"{"error":{"message":"bad key sk-123"}}"#, Reason::ModelCredentialRejected, Blame::Adapter),
             (403, "", Reason::ModelCredentialRejected, Blame::Adapter),
             (404, "<html>", Reason::ModelMissingUpstream, Blame::Adapter),

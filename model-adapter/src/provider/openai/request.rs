@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
-    self as pb, ContentPart, Message, Parameters, ResponseFormat, Role, Tool, ToolCall, ToolChoice, content_part, image,
-    response_format, tool_choice,
+    self as pb, ContentPart, Message, Parameters, ResponseFormat, Role, Tool, ToolCall, ToolChoice, content_part,
+    image, response_format, tool_choice,
 };
 use postern_proto::model::v1::{ChatPrompt, Generation, RawPrompt, generation};
 use serde_json::{Map, Value, json};
@@ -212,9 +212,27 @@ fn add_parameters(body: &mut Map<String, Value>, parameters: &Parameters) -> Res
 
 /// Members that typed fields stand for.
 const RESERVED: &[&str] = &[
-    "model", "messages", "prompt", "stream", "stream_options", "tools", "tool_choice", "response_format", "max_tokens",
-    "max_completion_tokens", "temperature", "top_p", "top_k", "stop", "seed", "presence_penalty", "frequency_penalty", "n",
-    "user", "parallel_tool_calls", "reasoning_effort",
+    "model",
+    "messages",
+    "prompt",
+    "stream",
+    "stream_options",
+    "tools",
+    "tool_choice",
+    "response_format",
+    "max_tokens",
+    "max_completion_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "stop",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "n",
+    "user",
+    "parallel_tool_calls",
+    "reasoning_effort",
 ];
 
 #[cfg(test)]
@@ -241,7 +259,8 @@ mod tests {
 
     #[test]
     fn a_plain_chat_is_plain() {
-        let prompt = ChatPrompt { messages: vec![text(Role::System, "be brief"), text(Role::User, "hi")], ..Default::default() };
+        let prompt =
+            ChatPrompt { messages: vec![text(Role::System, "be brief"), text(Role::User, "hi")], ..Default::default() };
         let expected = json!({
             "model": "served-name",
             "messages": [{ "role": "system", "content": "be brief" }, { "role": "user", "content": "hi" }],
@@ -329,7 +348,13 @@ mod tests {
         let extra = |text: &str| Parameters { extra_json: text.to_owned(), ..Default::default() };
         let cases = [
             (Generation::default(), "generation.prompt"),
-            (chat(ChatPrompt { messages: vec![text(Role::Unspecified, "x")], ..Default::default() }, Parameters::default()), "messages.role"),
+            (
+                chat(
+                    ChatPrompt { messages: vec![text(Role::Unspecified, "x")], ..Default::default() },
+                    Parameters::default(),
+                ),
+                "messages.role",
+            ),
             (chat(prompt(), extra("[]")), "parameters.extra_json"),
             (chat(prompt(), extra("{")), "parameters.extra_json"),
             (chat(prompt(), extra(r#"{"model":"another"}"#)), "parameters.extra_json"),

@@ -119,7 +119,9 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
 
 fn choice(choice: AnswerChoice) -> Result<Choice, Failure> {
     let Some(reason) = choice.finish_reason else {
-        return Err(Failure::new(Reason::ModelStreamTruncated, "the model's answer has no end").with_blame(Blame::Upstream));
+        return Err(
+            Failure::new(Reason::ModelStreamTruncated, "the model's answer has no end").with_blame(Blame::Upstream)
+        );
     };
     let mut answer = Choice { finish_reason: finish_reason(&reason) as i32, ..Choice::default() };
     match choice.message {

@@ -106,7 +106,8 @@ fn fault(fault: sse::Fault) -> Failure {
 }
 
 fn truncated() -> Failure {
-    Failure::new(Reason::ModelStreamTruncated, "the model's answer broke off before its end").with_blame(Blame::Upstream)
+    Failure::new(Reason::ModelStreamTruncated, "the model's answer broke off before its end")
+        .with_blame(Blame::Upstream)
 }
 
 impl Decoder {

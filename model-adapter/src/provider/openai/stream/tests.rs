@@ -87,7 +87,10 @@ fn an_answer_without_its_end_is_truncated_wherever_it_breaks_off() {
         let (read, result) = read(&[&bytes[..at]]);
         if at < done {
             // Within an event the rest is no JSON; either way it is a failure, and nothing claims to be the end.
-            assert!(matches!(result, Err(Reason::ModelStreamTruncated | Reason::ModelAnswerInvalid)), "{at}: {result:?}");
+            assert!(
+                matches!(result, Err(Reason::ModelStreamTruncated | Reason::ModelAnswerInvalid)),
+                "{at}: {result:?}"
+            );
             assert_eq!(read.end, None, "{at}");
         } else {
             assert_eq!(result, Ok(()), "{at}");
