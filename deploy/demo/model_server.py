@@ -41,6 +41,7 @@ def main() -> None:
     params.use_jinja = True
     params.model_alias = {args.name}
     params.api_keys = [key]
+    params.endpoint_slots = True
     server = xllamacpp.Server(params)
 
     done = threading.Event()

@@ -47,6 +47,7 @@ impl Models {
     async fn stream(&self, generation: pb::Generation, id: &RequestId) -> Result<Answer, Failure> {
         let endpoint = self.endpoint(&generation)?;
         let call = endpoint.provider.call(&endpoint.target(), &generation, true)?;
+        tracing::info!(model.name = endpoint.model, endpoint.id = endpoint.id, "calling the model");
         let (kind, warnings) = (call.kind, call.warnings.clone());
         let response = upstream::send(&endpoint, call, id, self.clock.now()).await?;
         let content_type =

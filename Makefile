@@ -1,0 +1,41 @@
+# make demo         the whole way through, on this machine, with a real small model
+# make test         formatting, lints, docs, unit tests, scenarios, and acceptance tests with other people's clients
+# make test-extra   tests that need more than Rust, a C compiler and Python 3
+# make generate     write proto/src/gen anew from the .proto files
+
+ARGS ?=
+PYTHON ?= python3
+VENV := target/test-venv
+
+.PHONY: demo test test-rust test-acceptance test-extra lint generate
+
+demo:
+	@$(PYTHON) deploy/demo/demo.py $(ARGS)
+
+test: lint test-rust test-acceptance
+
+lint: $(VENV)/installed
+	cargo fmt --all -- --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	cd proto && ../$(VENV)/bin/buf lint
+
+test-rust:
+	cargo test --locked --workspace
+
+# The acceptance tests start the demo on free ports, so it may run beside them.
+test-acceptance: $(VENV)/installed
+	$(VENV)/bin/python -m pytest -q tests/acceptance
+
+# Nothing needs more yet. What does will stand here and fail where its needs are missing.
+test-extra:
+	@echo "extra tests: 0 passed, 0 failed"
+
+generate:
+	POSTERN_GENERATE=1 cargo test --locked -p postern-proto --test generated
+
+$(VENV)/installed: tests/acceptance/requirements.txt
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r $<
+	cp $< $@

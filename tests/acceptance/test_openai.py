@@ -1,0 +1,122 @@
+"""The official openai package, with nothing changed but base URL and key."""
+
+import json
+import urllib.request
+
+import openai
+import pytest
+
+QUESTION = [{"role": "user", "content": "Say hello."}]
+
+
+@pytest.fixture(scope="module")
+def client(stack):
+    return openai.OpenAI(base_url=stack["OPENAI_BASE_URL"], api_key=stack["OPENAI_API_KEY"], max_retries=0, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def model(stack):
+    return stack["DEMO_MODEL_NAME"]
+
+
+def test_a_chat_is_answered(client, model):
+    answer = client.chat.completions.create(model=model, messages=QUESTION, max_tokens=12, temperature=0)
+    assert answer.object == "chat.completion" and answer.model == model
+    choice = answer.choices[0]
+    assert choice.message.role == "assistant" and choice.message.content.strip()
+    assert choice.finish_reason in ("stop", "length")
+    assert answer.usage.prompt_tokens > 0 and 0 < answer.usage.completion_tokens <= 12
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def test_a_streamed_chat_says_the_same_as_an_unstreamed_one(client, model):
+    settings = dict(model=model, messages=QUESTION, max_tokens=12, temperature=0, seed=1)
+    whole = client.chat.completions.create(**settings).choices[0].message.content
+    chunks = list(client.chat.completions.create(**settings, stream=True, stream_options={"include_usage": True}))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole
+    assert len(chunks) > 4, "it comes in pieces"
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason in ("stop", "length")
+    assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens > 0
+
+
+def test_the_answer_ends_where_it_was_told_to(client, model):
+    answer = client.chat.completions.create(model=model, messages=QUESTION, max_tokens=1)
+    assert answer.choices[0].finish_reason == "length" and answer.usage.completion_tokens == 1
+
+
+def test_a_completion_is_raw(client, model):
+    answer = client.completions.create(model=model, prompt="One, two, three,", max_tokens=8, temperature=0)
+    assert answer.object == "text_completion" and "four" in answer.choices[0].text
+    chunks = list(client.completions.create(model=model, prompt="One, two, three,", max_tokens=8, temperature=0, stream=True))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == answer.choices[0].text
+
+
+def test_models_are_listed_and_found(client, model):
+    assert [found.id for found in client.models.list()] == [model]
+    assert client.models.retrieve(model).id == model
+
+
+def test_an_access_token_is_as_good_as_the_key(stack, model):
+    client = openai.OpenAI(base_url=stack["OPENAI_BASE_URL"], api_key=stack.token(), max_retries=0)
+    assert client.chat.completions.create(model=model, messages=QUESTION, max_tokens=2).choices
+
+
+@pytest.mark.parametrize("key", ["sk-nonsense", "postern_pat_" + "a" * 49, "a.b.c"])
+def test_a_wrong_key_is_an_authentication_error(stack, model, key):
+    client = openai.OpenAI(base_url=stack["OPENAI_BASE_URL"], api_key=key, max_retries=0)
+    with pytest.raises(openai.AuthenticationError) as caught:
+        client.chat.completions.create(model=model, messages=QUESTION)
+    assert caught.value.code in ("credential_invalid", "token_malformed") and caught.value.request_id
+
+
+def test_an_unknown_model_is_a_not_found_error(client):
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.chat.completions.create(model="nobody", messages=QUESTION)
+    assert caught.value.code == "model_not_found"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nobody")
+
+
+@pytest.mark.parametrize("wrong", [
+    {"messages": []}, {"temperature": 9}, {"n": 0}, {"max_tokens": 0}, {"extra_body": {"logprobs": True}},
+    {"messages": [{"role": "king", "content": "x"}]}, {"messages": [{"role": "user", "content": ""}]},
+])
+def test_a_wrong_request_is_a_bad_request_error(client, model, wrong):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**{"model": model, "messages": QUESTION, **wrong})
+    assert caught.value.code == "request_invalid" and caught.value.message
+
+
+def test_a_prompt_beyond_the_context_is_a_bad_request_error(client, model):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model=model, messages=[{"role": "user", "content": "word " * 20_000}])
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_an_endpoint_that_is_not_offered_is_a_not_found_error(client, model):
+    with pytest.raises(openai.NotFoundError):
+        client.embeddings.create(model=model, input="x")
+
+
+def cancelled(stack) -> float:
+    return stack.metric("postern_gateway_completions_total", outcome="CANCELLED")
+
+
+def test_closing_a_stream_early_stops_the_model(stack, client, model):
+    before = cancelled(stack)
+    stream = client.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": "Tell a very long story."}], max_tokens=2000, stream=True)
+    next(iter(stream))
+    stream.close()
+    stack.eventually("the end of the completion", lambda: cancelled(stack) > before)
+    # The real server says itself whether it is still at work.
+    stack.eventually("an idle model server", lambda: not busy(stack))
+
+
+def busy(stack) -> bool:
+    headers = {"authorization": f"Bearer {stack['DEMO_MODEL_KEY']}"}
+    request = urllib.request.Request(stack["DEMO_MODEL_URL"] + "/slots", headers=headers)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return any(slot["is_processing"] for slot in json.load(answer))
