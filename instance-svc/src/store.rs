@@ -2,6 +2,8 @@
 
 mod records;
 mod sql;
+#[cfg(test)]
+mod tests;
 
 use async_trait::async_trait;
 use postern_proto::{Failure, Reason};

@@ -140,3 +140,16 @@ fn only_the_instance_can_sign_access_tokens() {
         }
     }
 }
+
+#[test]
+fn the_sample_configurations_are_sound() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config");
+    let load = |name: &str| dir.join(format!("{name}.toml"));
+    let instance: instance_svc::config::InstanceConfig = postern_runtime::config::load(&load("instance-svc")).unwrap();
+    instance.check().unwrap();
+    let gateway: gateway_svc::config::GatewayConfig = postern_runtime::config::load(&load("gateway-svc")).unwrap();
+    gateway.check().unwrap();
+    let adapter: model_adapter::config::AdapterConfig = postern_runtime::config::load(&load("model-adapter")).unwrap();
+    adapter.check().unwrap();
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 3, "a sample that is not tested");
+}
