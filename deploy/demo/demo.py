@@ -11,6 +11,7 @@ Everything it makes lies under target/demo; target/demo/env has what the next co
 """
 
 import argparse
+import codecs
 import ipaddress
 import json
 import os
@@ -300,12 +301,13 @@ class Demo:
         begun, first = time.monotonic(), None
         process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE)
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
         print("           | ", end="", flush=True)
         while chunk := os.read(process.stdout.fileno(), 4096):
             first = first or time.monotonic() - begun
-            print(chunk.decode(errors="replace").replace("\n", "\n           | "), end="", flush=True)
+            print(decoder.decode(chunk).replace("\n", "\n           | "), end="", flush=True)
         note = process.stderr.read().decode(errors="replace").strip()
-        print("\r             \r", end="", flush=True)
+        print(flush=True)
         if process.wait() != 0 or first is None:
             raise Failed(f"no answer came: {note}")
         say(f"first words after {first:.2f} s, all after {time.monotonic() - begun:.2f} s {note}")
