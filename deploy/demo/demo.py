@@ -301,11 +301,14 @@ class Demo:
         begun, first = time.monotonic(), None
         process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE)
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        decoder, line_end = codecs.getincrementaldecoder("utf-8")("replace"), ""
         print("           | ", end="", flush=True)
         while chunk := os.read(process.stdout.fileno(), 4096):
             first = first or time.monotonic() - begun
-            print(decoder.decode(chunk).replace("\n", "\n           | "), end="", flush=True)
+            text = line_end + decoder.decode(chunk)
+            # The last line end waits: only what comes after it tells whether a line follows.
+            line_end = "\n" if text.endswith("\n") else ""
+            print(text.removesuffix("\n").replace("\n", "\n           | "), end="", flush=True)
         note = process.stderr.read().decode(errors="replace").strip()
         print(flush=True)
         if process.wait() != 0 or first is None:
