@@ -20,8 +20,8 @@ lint: $(VENV)/installed
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	cd proto && ../$(VENV)/bin/buf lint
 
-test-rust:
-	cargo test --locked --workspace
+test-rust: $(VENV)/installed
+	$(VENV)/bin/python tests/with_postgres.py cargo test --locked --workspace
 
 # The acceptance tests start the demo on free ports, so it may run beside them.
 test-acceptance: $(VENV)/installed

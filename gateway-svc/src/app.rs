@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use postern_proto::gateway::v1::completion_service_server::CompletionServiceServer;
-use postern_runtime::auth::Verifier;
 use postern_runtime::guard::GuardLayer;
 use postern_runtime::health::ProcessHealth;
 use postern_runtime::instance::{GENERATE_SCOPE, InstanceConfig, InstanceLink};
 use postern_runtime::lifecycle::Stopped;
-use postern_runtime::{Clock, Lifecycle, Readiness, grpc, http, ops};
+use postern_runtime::{Clock, Lifecycle, Readiness, Verifier, grpc, http, ops, trust};
 use tokio::net::TcpListener;
 use tonic::server::NamedService;
 
@@ -130,7 +129,7 @@ fn pipeline(
     lifecycle: &Lifecycle,
 ) -> Result<Pipeline, BuildError> {
     let verifier = Verifier::new(clock.clone());
-    link.follow_trust(verifier.clone(), readiness);
+    trust::follow(link, verifier.clone(), readiness);
     let routes = Routes::default();
     routes.follow(link, readiness);
     let mut adapters = HashMap::new();

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use postern_proto::{Failure, Feature};
-use postern_runtime::auth::Verifier;
+use postern_runtime::Verifier;
 use postern_runtime::request_id::RequestId;
 
 pub use admit::Admission;
@@ -66,7 +66,7 @@ impl Pipeline {
         // Identify: a token is all that is believed of a caller, so it is found, or made of a credential, before all else.
         let token = identify::token(&caller).await?;
         // Verify: nothing that the token says is used before its signature, issuer, audience and times have been checked.
-        let verified = self.verifier.verify(&token)?;
+        let verified = self.verifier.verify(&token, None)?;
         // Authorise: from here on there is a permit; it names the models that this caller may use for this feature.
         let table = self.routes.current()?;
         let permit = authorise::permit(&verified, &ask, caller.address, &table)?;
@@ -78,8 +78,10 @@ impl Pipeline {
         let prompts = permit.models().iter().map(|model| prompt::build(&ask.task, &model.family, &ask.parameters));
         // Route: the order in which endpoints are tried.
         let attempts = route::attempts(permit.models(), prompts, &self.admission);
-        // Relay: the first attempt that brings content is the answer; its stream holds the place and the session.
-        relay::begin(self, attempts, relay::Held { _place: place, session, permit }, &caller).await
+        // Relay: the first attempt that brings content is the answer; its stream holds the place and the session, and ends when
+        // the token is revoked.
+        let standing = self.verifier.standing(verified);
+        relay::begin(self, attempts, relay::Held { _place: place, session, permit, standing }, &caller).await
     }
 
     /// The models that a caller may name, with the features that each serves for this caller.
@@ -88,11 +90,11 @@ impl Pipeline {
     /// The token's failure, or INSTANCE_UNAVAILABLE before routes have come.
     pub async fn models(&self, caller: Caller<'_>) -> Result<Vec<(Arc<Model>, Vec<Feature>)>, Failure> {
         let token = identify::token(&caller).await?;
-        let verified = self.verifier.verify(&token)?;
+        let verified = self.verifier.verify(&token, None)?;
         let table = self.routes.current()?;
         let served = |model: &Arc<Model>| -> Vec<Feature> {
             let bound = |feature: &Feature| table.bound(*feature).iter().any(|bound| bound.name == model.name);
-            let allowed = |feature: &Feature| verified.claims().has_scope(feature.scope());
+            let allowed = |feature: &Feature| verified.allows(feature.scope());
             Feature::ALL.into_iter().filter(|feature| bound(feature) && allowed(feature)).collect()
         };
         let trusted = |model: &&Arc<Model>| authorise::trusts(model, caller.address);

@@ -7,27 +7,30 @@ use postern_proto::gateway::v1::completion_service_server::CompletionServiceServ
 use postern_proto::instance::v1::config_service_server::ConfigServiceServer;
 use postern_proto::instance::v1::feature_service_server::FeatureServiceServer;
 use postern_proto::instance::v1::fleet_service_server::FleetServiceServer;
+use postern_proto::instance::v1::key_service_server::KeyServiceServer;
 use postern_proto::instance::v1::model_registry_service_server::ModelRegistryServiceServer;
 use postern_proto::instance::v1::principal_service_server::PrincipalServiceServer;
 use postern_proto::instance::v1::token_service_server::TokenServiceServer;
 use postern_proto::instance::v1::trust_service_server::TrustServiceServer;
-use postern_runtime::auth::Verifier;
+use postern_runtime::config::secret_file;
 use postern_runtime::guard::GuardLayer;
 use postern_runtime::health::ProcessHealth;
 use postern_runtime::lifecycle::Stopped;
-use postern_runtime::{Clock, Lifecycle, Readiness, grpc, http, ops};
-use postern_token::{IssuerProfile, PublicKey, Secret, TrustTable};
+use postern_runtime::{Clock, Lifecycle, Readiness, Verifier, grpc, http, ops};
+use postern_token::{IssuerProfile, Secret};
 use tonic::server::NamedService;
 use tonic::service::Routes;
 
-use crate::config::InstanceConfig;
+use crate::config::{InstanceConfig, StoreConfig};
 use crate::credentials::{self, Credentials};
 use crate::directory::Directory;
 use crate::doors::config::ConfigDoor;
 use crate::doors::features::FeatureDoor;
 use crate::doors::fleet::FleetDoor;
 use crate::doors::guard::InstanceGuard;
+use crate::doors::keys::KeyDoor;
 use crate::doors::models::ModelDoor;
+use crate::doors::oauth::OAuthDoor;
 use crate::doors::principals::PrincipalDoor;
 use crate::doors::relay::RelayDoor;
 use crate::doors::token::TokenDoor;
@@ -35,11 +38,13 @@ use crate::doors::trust::TrustDoor;
 use crate::exchange::{Exchange, Lifetimes};
 use crate::fleet::Fleet;
 use crate::issuer::{Identity, Issuer};
-use crate::keys::KeyRing;
+use crate::introspection::Introspection;
 use crate::registry::Registry;
 use crate::relay::Relay;
+use crate::rotation::Rotation;
 use crate::seal::Sealer;
-use crate::store::{SqlStore, Store};
+use crate::store::{SqlStore, Store, StoreError};
+use crate::trust::Trust;
 
 /// Why an instance was not built.
 pub type BuildError = Box<dyn std::error::Error + Send + Sync>;
@@ -68,9 +73,7 @@ struct Ground {
 
 impl Ground {
     async fn open(config: &InstanceConfig) -> Result<Self, BuildError> {
-        let store = SqlStore::open_sqlite(&config.store.sqlite_file)
-            .await
-            .map_err(|error| format!("store.sqlite_file: {}: {error}", config.store.sqlite_file.display()))?;
+        let store = open(&config.store).await?;
         let known = store.instance().await?;
         let sealer = Sealer::from_file(&config.seal.key_file, known.is_none())?;
         let instance = match known {
@@ -84,6 +87,21 @@ impl Ground {
             instance_id: instance.id,
         })
     }
+}
+
+async fn open(config: &StoreConfig) -> Result<SqlStore, BuildError> {
+    if let Some(path) = &config.sqlite_file {
+        let opened = SqlStore::open_sqlite(path).await;
+        return Ok(opened.map_err(|error| format!("store.sqlite_file: {}: {error}", path.display()))?);
+    }
+    let path = config.postgres_url_file.as_deref().unwrap_or_else(|| std::path::Path::new(""));
+    let url = secret_file("store.postgres_url_file", path)?;
+    // The URL holds a password: what the driver says of it is not repeated.
+    let opened = SqlStore::open_postgres(secrecy::ExposeSecret::expose_secret(&url)).await;
+    Ok(opened.map_err(|error| match error {
+        StoreError::Unavailable(sqlx::Error::Configuration(_)) => "store.postgres_url_file: not a URL".to_owned(),
+        other => format!("store.postgres_url_file: {other}"),
+    })?)
 }
 
 /// Makes the first administrator, unless there is an administrator: `None`.
@@ -103,7 +121,13 @@ impl App {
     pub async fn build(config: InstanceConfig, clock: Arc<dyn Clock>) -> Result<Self, BuildError> {
         config.check()?;
         let ground = Ground::open(&config).await?;
-        let keys = KeyRing::load_or_create(&*ground.store, &ground.sealer, config.keys.import_file.as_deref()).await?;
+        let schedule = config.keys.schedule(config.issuer.max_access_token_seconds)?;
+        let rotation = Arc::new(Rotation::new(ground.store.clone(), ground.sealer.clone(), schedule));
+        rotation.first_key(config.keys.import_file.as_deref()).await?;
+        let identity = Identity { issuer: config.issuer.url.clone(), instance_id: ground.instance_id.clone() };
+        let verifier = Verifier::new(clock.clone());
+        let profile = own_profile(&identity, config.issuer.max_access_token_seconds);
+        let trust = Trust::load(ground.store.clone(), ground.sealer.clone(), profile, verifier.clone()).await?;
         let grpc_listener = grpc::bind(config.listen.grpc).await?;
         let http_listener = grpc::bind(config.listen.http).await?;
         let ops_listener = grpc::bind(config.listen.ops).await?;
@@ -112,12 +136,13 @@ impl App {
         let readiness = Readiness::default();
         let lifecycle = Lifecycle::new(&readiness);
         let health = ProcessHealth::follow(&readiness, SERVICES, &lifecycle).await;
-        let identity = Identity { issuer: config.issuer.url.clone(), instance_id: ground.instance_id.clone() };
-        let verifier = own_verifier(&identity, &config, &keys.public, clock.clone());
-        let guard = GuardLayer::new(InstanceGuard { store: ground.store.clone(), verifier });
-        let http_routes = crate::doors::http::router(&identity.issuer, &keys.public);
-        let routes =
-            routes(&config, ground, keys, identity, clock, &lifecycle).await?.add_service(health.service(&lifecycle));
+        let guard = GuardLayer::new(InstanceGuard { store: ground.store.clone(), verifier: verifier.clone() });
+        let max_age = schedule.jwks_max_age();
+        let (trusted, issuer) = (trust.clone(), identity.issuer.clone());
+        let keeping = Keeping { rotation, trust, verifier };
+        let (routes, oauth) = routes(&config, ground, keeping, identity, clock, &lifecycle).await?;
+        let routes = routes.add_service(health.service(&lifecycle));
+        let http_routes = crate::doors::http::router(&issuer, trusted, max_age, oauth);
 
         grpc::serve("grpc", grpc_listener, routes, guard, &lifecycle);
         http::serve("http", http_listener, http_routes, &lifecycle);
@@ -141,6 +166,7 @@ impl App {
 const SERVICES: &[&str] = &[
     TokenServiceServer::<TokenDoor>::NAME,
     TrustServiceServer::<TrustDoor>::NAME,
+    KeyServiceServer::<KeyDoor>::NAME,
     PrincipalServiceServer::<PrincipalDoor>::NAME,
     FleetServiceServer::<FleetDoor>::NAME,
     ModelRegistryServiceServer::<ModelDoor>::NAME,
@@ -149,43 +175,54 @@ const SERVICES: &[&str] = &[
     CompletionServiceServer::<RelayDoor>::NAME,
 ];
 
-/// Verifies the tokens of the instance's own callers. Its audience is the issuer itself.
-fn own_verifier(identity: &Identity, config: &InstanceConfig, keys: &[PublicKey], clock: Arc<dyn Clock>) -> Verifier {
-    let profile = IssuerProfile {
-        issuer: identity.issuer.clone(),
-        instance_id: identity.instance_id.clone(),
-        audience: identity.issuer.clone(),
-        max_lifetime: config.issuer.max_access_token_seconds,
-    };
-    let verifier = Verifier::new(clock);
-    verifier.replace(TrustTable::new(profile, keys.iter().cloned()));
-    verifier
+/// What is demanded of the instance's own callers. Their audience is the issuer itself.
+fn own_profile(identity: &Identity, max_lifetime: u64) -> IssuerProfile {
+    let issuer = identity.issuer.clone();
+    IssuerProfile::own(issuer.clone(), identity.instance_id.clone(), issuer, max_lifetime)
+}
+
+/// The parts that keep keys and revocations.
+struct Keeping {
+    rotation: Arc<Rotation>,
+    trust: Arc<Trust>,
+    verifier: Verifier,
 }
 
 async fn routes(
     config: &InstanceConfig,
     ground: Ground,
-    keys: KeyRing,
+    keeping: Keeping,
     identity: Identity,
     clock: Arc<dyn Clock>,
     lifecycle: &Lifecycle,
-) -> Result<Routes, BuildError> {
+) -> Result<(Routes, OAuthDoor), BuildError> {
     let Ground { store, sealer, credentials, instance_id } = ground;
+    let Keeping { rotation, trust, verifier } = keeping;
     let versions = crate::changes::follow(store.clone(), store.versions().await?, lifecycle);
+    trust.follow(versions.clone(), lifecycle);
+    rotation.run(trust.clone(), clock.clone(), lifecycle);
     let lifetimes =
         Lifetimes { default: config.issuer.access_token_seconds, max: config.issuer.max_access_token_seconds };
-    let issuer = Issuer::new(identity.clone(), keys.signer, clock);
+    let issuer = Issuer::new(identity.clone(), trust.clone(), clock.clone());
     let exchange =
         Arc::new(Exchange::new(store.clone(), credentials.clone(), issuer, identity.issuer.clone(), lifetimes));
+    let introspection = Arc::new(Introspection::new(
+        store.clone(),
+        credentials.clone(),
+        trust.clone(),
+        verifier,
+        clock.clone(),
+    ));
+    let oauth = OAuthDoor { exchange: exchange.clone(), introspection: introspection.clone(), clock };
     let directory = Arc::new(Directory::new(store.clone(), credentials));
     let registry = Arc::new(Registry::new(store.clone(), sealer));
     let relay = Arc::new(Relay::new(store.clone(), exchange.clone(), instance_id));
     let fleet = Fleet::default();
 
+    let key_door = KeyDoor { rotation: rotation.clone(), store: store.clone() };
     let trust = TrustDoor {
-        identity,
-        keys: keys.public.into(),
-        max_lifetime: lifetimes.max,
+        trust,
+        jwks_max_age: rotation.schedule().jwks_max_age(),
         fleet: fleet.clone(),
         store: store.clone(),
         versions: versions.clone(),
@@ -196,12 +233,14 @@ async fn routes(
     let relay = CompletionServiceServer::new(RelayDoor { relay })
         .max_decoding_message_size(grpc::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(grpc::MAX_MESSAGE_BYTES);
-    Ok(Routes::new(TokenServiceServer::new(TokenDoor { exchange }))
+    let routes = Routes::new(TokenServiceServer::new(TokenDoor { exchange, introspection }))
         .add_service(TrustServiceServer::new(trust))
+        .add_service(KeyServiceServer::new(key_door))
         .add_service(PrincipalServiceServer::new(PrincipalDoor { directory: directory.clone() }))
         .add_service(FleetServiceServer::new(FleetDoor { directory, fleet: fleet.clone() }))
         .add_service(ModelRegistryServiceServer::new(ModelDoor { registry: registry.clone(), fleet }))
         .add_service(FeatureServiceServer::new(FeatureDoor { registry }))
         .add_service(ConfigServiceServer::new(configuration))
-        .add_service(relay))
+        .add_service(relay);
+    Ok((routes, oauth))
 }

@@ -2,10 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use postern_runtime::config::{ConfigError, DrainConfig, loopback_only};
 use postern_runtime::telemetry::TelemetryConfig;
+use postern_token::Algorithm;
 use serde::Deserialize;
+
+use crate::keys::KeyKind;
+use crate::rotation::Schedule;
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -69,7 +74,11 @@ const fn max_lifetime() -> u64 {
 #[serde(deny_unknown_fields)]
 pub struct StoreConfig {
     /// The SQLite file. It is made when it is not there.
-    pub sqlite_file: PathBuf,
+    #[serde(default)]
+    pub sqlite_file: Option<PathBuf>,
+    /// A file that holds a PostgreSQL URL, such as postgres://user:password@host/database, in place of SQLite. For several replicas.
+    #[serde(default)]
+    pub postgres_url_file: Option<PathBuf>,
 }
 
 /// `[seal]`
@@ -81,12 +90,50 @@ pub struct SealConfig {
 }
 
 /// `[keys]`
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct KeyConfig {
-    /// At first start, an RSA key of 2048 to 4096 bits to use in place of a new one, as PKCS#8 PEM.
-    #[serde(default)]
+    /// What new keys sign with: RS256, RS384, RS512, ES256 or EdDSA.
+    pub algorithm: String,
+    /// Bits of a new RSA key: 2048 to 4096.
+    pub rsa_bits: usize,
+    /// How long a key signs, in seconds.
+    pub rotation_seconds: u64,
+    /// How long a key is published before it signs, in seconds, at least.
+    pub lead_seconds: u64,
+    /// At first start, a key to use in place of a new one, as PKCS#8 PEM. It must be of the algorithm.
     pub import_file: Option<PathBuf>,
+}
+
+impl Default for KeyConfig {
+    fn default() -> Self {
+        let algorithm = Algorithm::Rs256.name().to_owned();
+        Self { algorithm, rsa_bits: 2048, rotation_seconds: 24 * 3600, lead_seconds: 900, import_file: None }
+    }
+}
+
+impl KeyConfig {
+    /// The schedule, for tokens of at most this life.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the key.
+    pub(crate) fn schedule(&self, max_lifetime: u64) -> Result<Schedule, ConfigError> {
+        let algorithm = Algorithm::from_name(&self.algorithm).ok_or_else(|| {
+            ConfigError::invalid("keys.algorithm", "must be RS256, RS384, RS512, ES256 or EdDSA")
+        })?;
+        if !(2048..=4096).contains(&self.rsa_bits) {
+            return Err(ConfigError::invalid("keys.rsa_bits", "must be 2048 to 4096"));
+        }
+        if self.lead_seconds == 0 || self.rotation_seconds < self.lead_seconds {
+            return Err(ConfigError::invalid("keys.lead_seconds", "must be 1 to keys.rotation_seconds"));
+        }
+        Ok(Schedule {
+            kind: KeyKind { algorithm, rsa_bits: self.rsa_bits },
+            period: Duration::from_secs(self.rotation_seconds),
+            lead: Duration::from_secs(self.lead_seconds),
+            max_lifetime: Duration::from_secs(max_lifetime),
+        })
+    }
 }
 
 impl InstanceConfig {
@@ -97,6 +144,10 @@ impl InstanceConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         loopback_only("listen.grpc", self.listen.grpc)?;
         loopback_only("listen.http", self.listen.http)?;
+        if self.store.sqlite_file.is_some() == self.store.postgres_url_file.is_some() {
+            return Err(ConfigError::invalid("store", "name either sqlite_file or postgres_url_file"));
+        }
+        self.keys.schedule(self.issuer.max_access_token_seconds)?;
         let url = &self.issuer.url;
         let well_formed = url.parse::<axum::http::Uri>().is_ok_and(|uri| {
             matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() && uri.query().is_none()

@@ -1,9 +1,12 @@
 //! Static credentials: made here, shown once, remembered as HMAC-SHA-256 (RFC 2104) under a pepper. They hold 256 random
 //! bits, so a slow password hash would protect nothing and could be used to tire the instance out.
 
+use std::net::IpAddr;
+
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ipnet::IpNet;
 use postern_token::{CredentialKind, Secret};
 
 use crate::seal::{self, SealError, Sealer};
@@ -55,6 +58,7 @@ impl Credentials {
         purpose: Purpose,
         label: &str,
         (created_at, expires_at): (Millis, Option<Millis>),
+        networks: &[IpNet],
     ) -> Result<(CredentialRecord, Secret), SealError> {
         let kind = match kind {
             Kind::User => CredentialKind::Personal,
@@ -71,16 +75,32 @@ impl Credentials {
             created_at,
             expires_at,
             revoked_at: None,
+            last_used_at: None,
+            networks: networks.to_vec(),
         };
         Ok((record, secret))
     }
 }
 
-/// Looks a presented secret up: the live credential with its principal.
+/// Looks a presented secret up: the live credential with its principal, if it may be used from this address.
 ///
 /// # Errors
 /// `None` inside for anything that is not a live credential, with no word on why.
 pub async fn recognise(
+    store: &dyn Store,
+    credentials: &Credentials,
+    presented: &str,
+    address: Option<IpAddr>,
+) -> Result<Option<crate::store::Found>, crate::store::StoreError> {
+    let found = recognise_anywhere(store, credentials, presented).await?;
+    Ok(found.filter(|found| found.may_be_used_from(address)))
+}
+
+/// As [`recognise`], wherever it is used from.
+///
+/// # Errors
+/// As there.
+pub async fn recognise_anywhere(
     store: &dyn Store,
     credentials: &Credentials,
     presented: &str,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use postern_proto::{Failure, MemberName, PrincipalName, Reason};
 use postern_runtime::config::PeerAddress;
 use postern_token::Secret;
@@ -115,7 +116,7 @@ impl Directory {
                 PrincipalRecord { adapter_group: Some(group.into()), ..record }
             }
         };
-        let (credential, secret) = self.issue(&record, Purpose::Fleet, "", None).await?;
+        let (credential, secret) = self.issue(&record, Purpose::Fleet, "", None, &[]).await?;
         self.add(record.clone(), Some(credential)).await?;
         Ok((record, secret))
     }
@@ -131,7 +132,7 @@ impl Directory {
         }
         let name = PrincipalName::new(name).map_err(|error| Failure::field("name", error.to_string()))?;
         let record = self.record("usr", name.into(), Kind::User, vec![Role::Admin]).await?;
-        let (credential, secret) = self.issue(&record, Purpose::Administration, "bootstrap", None).await?;
+        let (credential, secret) = self.issue(&record, Purpose::Administration, "bootstrap", None, &[]).await?;
         self.add(record, Some(credential)).await?;
         Ok(Some(secret))
     }
@@ -195,6 +196,7 @@ impl Directory {
         purpose: Purpose,
         label: &str,
         expires_at: Option<Millis>,
+        networks: &[IpNet],
     ) -> Result<(CredentialRecord, Secret), Failure> {
         if label.chars().count() > 100 || postern_token::has_control(label) {
             return Err(Failure::field("label", "must be at most 100 characters without control characters"));
@@ -206,7 +208,7 @@ impl Directory {
         if purpose == Purpose::Administration && principal.roles.is_empty() {
             return Err(Failure::field("purpose", format!("`{}` has no role to administer with", principal.name)));
         }
-        let (record, secret) = self.issue(&principal, purpose, label, expires_at).await?;
+        let (record, secret) = self.issue(&principal, purpose, label, expires_at, networks).await?;
         self.store.add_credential(record.clone()).await?;
         Ok((record, secret))
     }
@@ -217,13 +219,14 @@ impl Directory {
         purpose: Purpose,
         label: &str,
         expires_at: Option<Millis>,
+        networks: &[IpNet],
     ) -> Result<(CredentialRecord, Secret), Failure> {
         let now = self.store.now().await?;
         if expires_at.is_some_and(|end| end <= now) {
             return Err(Failure::field("expire_time", "has passed"));
         }
         self.credentials
-            .issue((&principal.id, principal.kind), purpose, label, (now, expires_at))
+            .issue((&principal.id, principal.kind), purpose, label, (now, expires_at), networks)
             .map_err(Failure::internal)
     }
 

@@ -1,5 +1,6 @@
 //! Token exchange (RFC 8693): a credential for an access token that holds what was asked for and is allowed, never more.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use postern_proto::{Failure, Feature, Reason};
@@ -7,6 +8,7 @@ use postern_runtime::instance::{FLEET_SCOPE, GENERATE_SCOPE};
 
 use crate::credentials::{self, Credentials};
 use crate::issuer::{Grant, Issuer, Minted};
+use crate::metrics;
 use crate::store::{Found, Kind, PrincipalRecord, Purpose, Store};
 
 /// The scope of administrators' tokens at the instance.
@@ -38,8 +40,14 @@ pub struct Asked {
     pub scope: Vec<String>,
     /// Seconds.
     pub lifetime: Option<u64>,
-    /// Who acts for the credential's owner.
+    /// Who acts for the credential's owner, when that is known already.
     pub actor: Option<String>,
+    /// The credential of who acts for the credential's owner; empty for nobody.
+    pub actor_token: String,
+    /// Where the request comes from; `None` when nobody knows.
+    pub address: Option<IpAddr>,
+    /// The SHA-256 of the certificate that the token shall be bound to, base64url.
+    pub certificate: Option<String>,
 }
 
 /// A token with what it was minted for.
@@ -80,9 +88,11 @@ impl Exchange {
     /// # Errors
     /// CREDENTIAL_INVALID, AUDIENCE_DENIED, SCOPE_DENIED, REQUEST_INVALID, STORE_UNAVAILABLE.
     pub async fn exchange(&self, credential: &str, asked: Asked) -> Result<Exchanged, Failure> {
-        let found = credentials::recognise(&*self.store, &self.credentials, credential)
-            .await?
-            .ok_or_else(|| Failure::new(Reason::CredentialInvalid, "the credential is unknown, revoked or ended"))?;
+        let found = self.recognise(credential, asked.address).await?;
+        let actor = match asked.actor_token.as_str() {
+            "" => asked.actor,
+            token => Some(self.recognise(token, asked.address).await?.principal.id),
+        };
         let gateways = match found.credential.purpose {
             Purpose::Inference => self.gateways().await?,
             _ => Vec::new(),
@@ -94,11 +104,27 @@ impl Exchange {
             audience: audience.clone(),
             scope: scope.clone(),
             credential: found.credential.id,
-            actor: asked.actor,
+            actor,
             lifetime: self.lifetime(found.credential.purpose, asked.lifetime)?,
+            certificate: asked.certificate,
             not_after: found.credential.expires_at.and_then(|end| u64::try_from(end / 1000).ok()),
         };
-        Ok(Exchanged { minted: self.issuer.mint(grant).await?, audience, scope })
+        let used = grant.credential.clone();
+        let minted = self.issuer.mint(grant).await?;
+        self.store.credential_used(&used).await?;
+        Ok(Exchanged { minted, audience, scope })
+    }
+
+    /// The live credential behind a secret, with its owner.
+    ///
+    /// # Errors
+    /// CREDENTIAL_INVALID with no word on why; STORE_UNAVAILABLE.
+    pub async fn recognise(&self, credential: &str, address: Option<IpAddr>) -> Result<Found, Failure> {
+        let found = credentials::recognise(&*self.store, &self.credentials, credential, address).await?;
+        found.ok_or_else(|| {
+            metrics::credential_refused();
+            Failure::new(Reason::CredentialInvalid, "the credential is unknown, revoked, ended or used from elsewhere")
+        })
     }
 
     async fn gateways(&self) -> Result<Vec<PrincipalRecord>, Failure> {
@@ -187,6 +213,8 @@ mod tests {
                 created_at: 0,
                 expires_at: None,
                 revoked_at: None,
+                last_used_at: None,
+                networks: Vec::new(),
             },
             principal: principal(kind, None),
         }

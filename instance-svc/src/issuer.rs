@@ -6,9 +6,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use postern_proto::Failure;
 use postern_runtime::Clock;
-use postern_token::{Actor, Claims, Realm};
+use postern_token::{Actor, Claims, Confirmation, Realm};
 
-use crate::keys::Signer;
+use crate::metrics;
+use crate::trust::Trust;
 
 /// What the instance says of itself in every token.
 #[derive(Debug, Clone)]
@@ -34,6 +35,8 @@ pub struct Grant {
     pub actor: Option<String>,
     /// Seconds of life.
     pub lifetime: u64,
+    /// The SHA-256 of the certificate that the token is bound to, base64url.
+    pub certificate: Option<String>,
     /// The token ends no later than this, in seconds since 1970.
     pub not_after: Option<u64>,
 }
@@ -52,15 +55,15 @@ const BACKDATE: u64 = 5;
 /// The issuer.
 pub struct Issuer {
     identity: Identity,
-    signer: Arc<dyn Signer>,
+    trust: Arc<Trust>,
     clock: Arc<dyn Clock>,
 }
 
 impl Issuer {
-    /// An issuer that signs with this key.
+    /// An issuer that signs with the active key.
     #[must_use]
-    pub fn new(identity: Identity, signer: Arc<dyn Signer>, clock: Arc<dyn Clock>) -> Self {
-        Self { identity, signer, clock }
+    pub fn new(identity: Identity, trust: Arc<Trust>, clock: Arc<dyn Clock>) -> Self {
+        Self { identity, trust, clock }
     }
 
     /// Mints.
@@ -75,24 +78,27 @@ impl Issuer {
             sub: grant.subject.clone(),
             aud: grant.audience,
             exp: expires,
-            nbf: now - BACKDATE,
+            nbf: Some(now - BACKDATE),
             iat: now,
             jti: uuid::Uuid::now_v7().to_string(),
             client_id: grant.actor.clone().unwrap_or(grant.subject),
             scope: grant.scope.join(" "),
-            postern_instance: self.identity.instance_id.clone(),
-            postern_realm: Realm::SelfManaged,
-            postern_credential: grant.credential,
+            postern_instance: Some(self.identity.instance_id.clone()),
+            postern_realm: Some(Realm::SelfManaged),
+            postern_credential: Some(grant.credential),
             act: grant.actor.map(|sub| Actor { sub }),
+            cnf: grant.certificate.map(|thumbprint| Confirmation { x5t_s256: Some(thumbprint) }),
         };
         let payload = serde_json::to_vec(&claims).map_err(Failure::internal)?;
         let mut token = String::with_capacity(1024);
-        token.push_str(self.signer.public_key().header());
+        let signer = self.trust.signer();
+        token.push_str(&signer.public_key().header());
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(payload, &mut token);
-        let signature = self.signer.sign(token.clone().into_bytes()).await.map_err(Failure::internal)?;
+        let signature = signer.sign(token.clone().into_bytes()).await.map_err(Failure::internal)?;
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+        metrics::minted();
         Ok(Minted { token, expires })
     }
 }

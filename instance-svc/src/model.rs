@@ -141,7 +141,7 @@ fn word(field: &str, value: String) -> Result<String, Failure> {
     Ok(value)
 }
 
-fn networks(field: &str, texts: &[String]) -> Result<Vec<IpNet>, Failure> {
+pub(crate) fn networks(field: &str, texts: &[String]) -> Result<Vec<IpNet>, Failure> {
     if texts.len() > MAX_NETWORKS {
         return Err(Failure::field(field, format!("at most {MAX_NETWORKS} networks")));
     }

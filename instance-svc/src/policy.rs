@@ -16,6 +16,13 @@ const fn row(method: &'static str, access: Access<Role>) -> Row<Role> {
 pub const TABLE: PolicyTable<Role> = PolicyTable(&[
     // The credential in the message is the authentication.
     row("/postern.instance.v1.TokenService/ExchangeToken", Access::Open),
+    row("/postern.instance.v1.TokenService/IntrospectToken", Access::Roles(&[Role::Admin, Role::Auditor, Role::Gateway])),
+    // The token or credential in the message is the authentication.
+    row("/postern.instance.v1.TokenService/RevokeToken", Access::Open),
+    row("/postern.instance.v1.TokenService/RevokeSubject", ADMIN),
+    row("/postern.instance.v1.KeyService/ListKeys", Access::Roles(&[Role::Admin, Role::Auditor])),
+    row("/postern.instance.v1.KeyService/RotateKeys", ADMIN),
+    row("/postern.instance.v1.KeyService/RevokeKey", ADMIN),
     // Public keys are public.
     row("/postern.instance.v1.TrustService/GetJwks", Access::Open),
     row("/postern.instance.v1.TrustService/WatchTrust", FLEET),

@@ -2,17 +2,21 @@
 
 mod records;
 mod sql;
+mod sql_trust;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use async_trait::async_trait;
 use postern_proto::{Failure, Reason};
 
 pub use records::{
-    Change, CredentialRecord, Found, InstanceRecord, KeyRecord, Kind, ModelRecord, PrincipalRecord, Purpose, Role,
-    Versions,
+    Change, CredentialRecord, Found, InstanceRecord, Kind, ModelRecord, PrincipalRecord, Purpose, Role, Versions,
 };
 pub use sql::SqlStore;
+pub use trust::{
+    Activation, ActivationRule, KeyRecord, KeyState, NewKey, TrustEvent, TrustStore,
+};
 
 /// Milliseconds since 1970, by the database's clock: all replicas share it.
 pub type Millis = i64;
@@ -50,7 +54,7 @@ impl From<StoreError> for Failure {
 
 /// The instance's memory. Every call is atomic; a change that returned is durable.
 #[async_trait]
-pub trait Store: Send + Sync {
+pub trait Store: TrustStore {
     /// The time.
     async fn now(&self) -> Result<Millis, StoreError>;
 
@@ -61,11 +65,6 @@ pub trait Store: Send + Sync {
     /// How far configuration and trust have counted.
     async fn versions(&self) -> Result<Versions, StoreError>;
 
-    /// All signing keys, oldest first.
-    async fn keys(&self) -> Result<Vec<KeyRecord>, StoreError>;
-    /// Adds an active key, unless there is one: [`StoreError::Exists`].
-    async fn add_active_key(&self, key: KeyRecord) -> Result<(), StoreError>;
-
     /// All principals by name.
     async fn principals(&self) -> Result<Vec<PrincipalRecord>, StoreError>;
     /// Adds a principal with its first credentials.
@@ -74,15 +73,17 @@ pub trait Store: Send + Sync {
         principal: PrincipalRecord,
         credential: Option<CredentialRecord>,
     ) -> Result<(), StoreError>;
-    /// Removes a principal of one of these kinds with its credentials.
+    /// Removes a principal of one of these kinds with its credentials, and revokes its tokens.
     async fn remove_principal(&self, name: &str, kinds: &[Kind]) -> Result<(), StoreError>;
 
     /// Adds a credential.
     async fn add_credential(&self, credential: CredentialRecord) -> Result<(), StoreError>;
     /// A principal's credentials, oldest first.
     async fn credentials(&self, principal_id: &str) -> Result<Vec<CredentialRecord>, StoreError>;
-    /// Marks a credential as revoked; a second time changes nothing.
+    /// Marks a credential as revoked and revokes the tokens that were minted for it; a second time changes nothing.
     async fn revoke_credential(&self, id: &str) -> Result<(), StoreError>;
+    /// Remembers that a credential was used now.
+    async fn credential_used(&self, id: &str) -> Result<(), StoreError>;
     /// The credential of this MAC with its principal.
     async fn credential_by_mac(&self, mac: &str) -> Result<Option<Found>, StoreError>;
     /// The credential of this id with its principal.

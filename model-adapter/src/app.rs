@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use postern_egress::Egress;
 use postern_proto::model::v1::model_service_server::ModelServiceServer;
-use postern_runtime::auth::Verifier;
 use postern_runtime::guard::GuardLayer;
 use postern_runtime::health::ProcessHealth;
 use postern_runtime::instance::InstanceLink;
 use postern_runtime::lifecycle::Stopped;
-use postern_runtime::{Clock, Lifecycle, Readiness, grpc, ops};
+use postern_runtime::{Clock, Lifecycle, Readiness, Verifier, grpc, ops, trust};
 use tonic::server::NamedService;
 use tonic::service::Routes;
 
@@ -59,7 +58,7 @@ impl App {
         let lifecycle = Lifecycle::new(&readiness);
         let link = InstanceLink::new(&config.instance, clock.clone(), &lifecycle)?;
         let verifier = Verifier::new(clock.clone());
-        link.follow_trust(verifier.clone(), &readiness);
+        trust::follow(&link, verifier.clone(), &readiness);
         let models = models(&link, clock, &readiness)?;
 
         let services = &[ModelServiceServer::<Models>::NAME];

@@ -2,7 +2,8 @@
 
 use http::request;
 use postern_proto::{Failure, Reason};
-use postern_runtime::auth::{self, Verifier};
+use postern_runtime::auth;
+use postern_runtime::Verifier;
 use postern_runtime::guard::Admit;
 use postern_runtime::instance::GENERATE_SCOPE;
 use postern_runtime::policy::{Access, PolicyTable, Row};
@@ -32,8 +33,8 @@ impl Admit for AdapterGuard {
             Some(Access::Pipeline) => &[],
             Some(Access::Roles(scopes)) => *scopes,
         };
-        let verified = self.verifier.verify(auth::bearer(&head.headers)?)?;
-        if !scopes.iter().any(|scope| verified.claims().has_scope(scope)) {
+        let verified = self.verifier.verify(auth::bearer(&head.headers)?, None)?;
+        if !scopes.iter().any(|scope| verified.allows(scope)) {
             return Err(Failure::new(Reason::RoleMissing, "only gateways may call an adapter"));
         }
         Ok(())

@@ -62,12 +62,20 @@ reasons! {
     TokenNotYetValid = "TOKEN_NOT_YET_VALID", Unauthenticated, 401;
     /// The token lives longer than is allowed.
     LifetimeTooLong = "LIFETIME_TOO_LONG", Unauthenticated, 401;
+    /// The token was revoked, or its credential, subject, instance or key was.
+    TokenRevoked = "TOKEN_REVOKED", Unauthenticated, 401;
+    /// The token is bound to a certificate that the caller did not show.
+    CertificateMismatch = "CERTIFICATE_MISMATCH", Unauthenticated, 401;
     /// The credential is unknown, revoked or ended.
     CredentialInvalid = "CREDENTIAL_INVALID", Unauthenticated, 401;
     /// The door takes access tokens only.
     CredentialNotAccepted = "CREDENTIAL_NOT_ACCEPTED", Unauthenticated, 401;
     /// No keys have arrived yet, so no token can be judged.
     TrustUnavailable = "TRUST_UNAVAILABLE", Unavailable, 503;
+    /// The news of keys and revocations is older than is allowed, so no token can be judged.
+    TrustStale = "TRUST_STALE", Unavailable, 503;
+    /// Too many failed attempts; try again later.
+    AttemptsLimited = "ATTEMPTS_LIMITED", ResourceExhausted, 429;
 
     /// The token's scopes do not cover this.
     ScopeMissing = "SCOPE_MISSING", PermissionDenied, 403;
@@ -91,6 +99,8 @@ reasons! {
     AlreadyExists = "ALREADY_EXISTS", AlreadyExists, 409;
     /// Something still needs it.
     InUse = "IN_USE", FailedPrecondition, 409;
+    /// The key may not sign yet.
+    KeyNotReady = "KEY_NOT_READY", FailedPrecondition, 409;
     /// It was changed meanwhile.
     VersionConflict = "VERSION_CONFLICT", Aborted, 409;
 
@@ -186,6 +196,7 @@ mod tests {
             include_str!("../postern/gateway/v1/completion_service.proto"),
             include_str!("../postern/instance/v1/token_service.proto"),
             include_str!("../postern/instance/v1/trust_service.proto"),
+            include_str!("../postern/instance/v1/key_service.proto"),
             include_str!("../postern/instance/v1/principal_service.proto"),
             include_str!("../postern/instance/v1/fleet_service.proto"),
             include_str!("../postern/instance/v1/model_registry_service.proto"),

@@ -4,6 +4,7 @@ use std::fmt::{Debug, Formatter, Result};
 
 use crate::instance::v1::{
     ApiKey, CreateCredentialResponse, CreateFleetMemberResponse, ExchangeTokenRequest, ExchangeTokenResponse,
+    IntrospectTokenRequest, RevokeTokenRequest,
 };
 
 const REDACTED: &str = "[redacted]";
@@ -17,7 +18,7 @@ impl Debug for ApiKey {
 
 impl Debug for ExchangeTokenRequest {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        let Self { subject_token: _, subject_token_type, audience, scope, lifetime } = self;
+        let Self { subject_token: _, subject_token_type, audience, scope, lifetime, actor_token: _ } = self;
         f.debug_struct("ExchangeTokenRequest")
             .field("subject_token", &REDACTED)
             .field("subject_token_type", subject_token_type)
@@ -54,6 +55,20 @@ impl Debug for CreateFleetMemberResponse {
     }
 }
 
+impl Debug for IntrospectTokenRequest {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        let Self { token: _ } = self;
+        f.debug_struct("IntrospectTokenRequest").field("token", &REDACTED).finish()
+    }
+}
+
+impl Debug for RevokeTokenRequest {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        let Self { token: _ } = self;
+        f.debug_struct("RevokeTokenRequest").field("token", &REDACTED).finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,6 +82,8 @@ mod tests {
             format!("{:?}", ExchangeTokenResponse { access_token: secret(), ..Default::default() }),
             format!("{:?}", CreateCredentialResponse { credential: None, secret: secret() }),
             format!("{:?}", CreateFleetMemberResponse { member: None, credential: secret() }),
+            format!("{:?}", IntrospectTokenRequest { token: secret() }),
+            format!("{:?}", RevokeTokenRequest { token: secret() }),
         ];
         for text in shown {
             assert!(!text.contains("hunter2"), "{text}");

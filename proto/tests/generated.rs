@@ -14,6 +14,8 @@ const SECRET_MESSAGES: &[&str] = &[
     ".postern.instance.v1.ExchangeTokenResponse",
     ".postern.instance.v1.CreateCredentialResponse",
     ".postern.instance.v1.CreateFleetMemberResponse",
+    ".postern.instance.v1.IntrospectTokenRequest",
+    ".postern.instance.v1.RevokeTokenRequest",
 ];
 
 fn proto_files(dir: &Path, found: &mut Vec<PathBuf>) {

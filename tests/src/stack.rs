@@ -45,6 +45,8 @@ pub struct StackBuilder<'a> {
     accept_credentials: bool,
     limits: LimitsConfig,
     drain: DrainConfig,
+    /// How long a key signs and how long it is published before, in seconds.
+    rotation: (u64, u64),
 }
 
 /// A running stack.
@@ -113,6 +115,13 @@ impl<'a> StackBuilder<'a> {
     #[must_use]
     pub const fn max_in_flight(mut self, max_in_flight: usize) -> Self {
         self.limits = LimitsConfig { max_in_flight };
+        self
+    }
+
+    /// Rotates keys after this many seconds, each published for so many before.
+    #[must_use]
+    pub const fn rotating(mut self, rotation_seconds: u64, lead_seconds: u64) -> Self {
+        self.rotation = (rotation_seconds, lead_seconds);
         self
     }
 
@@ -204,9 +213,9 @@ impl<'a> StackBuilder<'a> {
         InstanceSettings {
             listen: instance_svc::config::Listen { grpc: any, http: any, ops: any },
             issuer: IssuerConfig { url: ISSUER.to_owned(), access_token_seconds: 300, max_access_token_seconds: 900 },
-            store: StoreConfig { sqlite_file: dir.join("instance.db") },
+            store: StoreConfig { sqlite_file: Some(dir.join("instance.db")), postgres_url_file: None },
             seal: SealConfig { key_file: dir.join("seal.key") },
-            keys: KeyConfig { import_file: Some(Forge::instance().pem()) },
+            keys: KeyConfig { import_file: Some(Forge::instance().pem()), rotation_seconds: self.rotation.0, lead_seconds: self.rotation.1, ..KeyConfig::default() },
             telemetry: TelemetryConfig::default(),
             drain: self.drain,
         }
@@ -303,6 +312,7 @@ impl Stack {
             accept_credentials: true,
             limits: LimitsConfig { max_in_flight: 64 },
             drain: DrainConfig { notice_seconds: 0, grace_seconds: 5 },
+            rotation: (24 * 3600, 900),
         }
     }
 

@@ -50,6 +50,23 @@ pub enum Command {
     /// Manage gateways and adapters.
     #[command(subcommand)]
     Fleet(Fleet),
+    /// See and hasten the life of the signing keys.
+    #[command(subcommand)]
+    Keys(Keys),
+}
+
+/// `keys`
+#[derive(Subcommand)]
+pub enum Keys {
+    /// List the keys and who follows them.
+    List,
+    /// Let the published key sign from now on.
+    Rotate,
+    /// End a compromised key: everything that it signed is refused everywhere.
+    Revoke {
+        /// The key's id.
+        kid: String,
+    },
 }
 
 /// `login`
@@ -154,6 +171,12 @@ pub struct ModelSettings {
     /// A network whose clients may use it. Default: any.
     #[arg(long, value_name = "CIDR")]
     pub client_network: Vec<IpNet>,
+    /// Clients from any network may use it.
+    #[arg(long, conflicts_with = "client_network")]
+    pub any_client_network: bool,
+    /// The server is on a public address.
+    #[arg(long, conflicts_with = "endpoint_network")]
+    pub no_endpoint_network: bool,
     /// The adapters that serve it.
     #[arg(long, value_name = "GROUP")]
     pub adapter_group: Option<String>,
@@ -237,6 +260,8 @@ pub enum Role {
     Admin,
     /// Models and features.
     ModelManager,
+    /// Reads keys, tokens and the audit log; changes nothing.
+    Auditor,
 }
 
 /// What a credential is for.
@@ -269,6 +294,11 @@ pub enum User {
         /// Which.
         name: String,
     },
+    /// End every access token that a user, program or fleet member holds now; credentials stay.
+    RevokeAccess {
+        /// Whose.
+        name: String,
+    },
     /// Manage a user's tokens.
     #[command(subcommand)]
     Token(UserToken),
@@ -287,6 +317,9 @@ pub enum UserToken {
         /// A note for later.
         #[arg(long, default_value = "")]
         label: String,
+        /// A network from which it may be used; may be given several times. Default: anywhere.
+        #[arg(long, value_name = "CIDR")]
+        network: Vec<IpNet>,
         /// Ends after so many days. Default: it does not end by itself.
         #[arg(long, value_name = "DAYS")]
         expires_in_days: Option<u32>,

@@ -3,6 +3,7 @@
 pub mod complete;
 pub mod feature;
 pub mod fleet;
+pub mod keys;
 pub mod login;
 pub mod model;
 pub mod status;

@@ -44,5 +44,6 @@ async fn run(args: Args) -> Result<Output, Problem> {
         Command::Feature(feature) => commands::feature::run(&client, feature).await,
         Command::User(user) => commands::user::run(&client, user).await,
         Command::Fleet(fleet) => commands::fleet::run(&client, fleet).await,
+        Command::Keys(keys) => commands::keys::run(&client, keys).await,
     }
 }

@@ -1,5 +1,6 @@
 //! What is printed: text for people, or the same as JSON.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use postern_proto::{Failure, Reason};
@@ -41,13 +42,18 @@ impl Output {
     }
 
     pub fn print(self, as_json: bool) -> ExitCode {
-        if as_json {
-            println!("{}", self.json);
-        } else if !self.text.is_empty() {
-            println!("{}", self.text);
-        }
-        if self.good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        let written = match (as_json, self.text.as_str()) {
+            (true, _) => line(&self.json.to_string()),
+            (false, "") => Ok(()),
+            (false, text) => line(text),
+        };
+        if self.good && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
+}
+
+/// A line on standard output. A reader that has gone away (a closed pipe) is an error, not a panic.
+fn line(text: &str) -> std::io::Result<()> {
+    writeln!(std::io::stdout().lock(), "{text}")
 }
 
 /// Why a command did not succeed, and what to do.
@@ -65,7 +71,9 @@ impl Problem {
 
     pub fn print(self, as_json: bool) -> ExitCode {
         if as_json {
-            println!("{}", json!({ "error": { "reason": self.reason, "message": self.message, "hint": self.hint } }));
+            let told = json!({ "error": { "reason": self.reason, "message": self.message, "hint": self.hint } });
+            // The exit code says it, whoever reads.
+            let _ = line(&told.to_string());
         } else {
             let reason = self.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
             eprintln!("error: {}{reason}", self.message);

@@ -1,14 +1,8 @@
-//! The check of access tokens that every process makes alike.
+//! The bearer token of a request, and what a refused one is called.
 
-use std::sync::Arc;
-
-use arc_swap::ArcSwapOption;
-use aws_lc_rs::digest::{SHA256, digest};
 use http::HeaderMap;
 use postern_proto::{Failure, Reason};
-use postern_token::{TokenError, TrustTable, Unverified, Verified};
-
-use crate::clock::Clock;
+use postern_token::TokenError;
 
 /// The bearer token of a request (RFC 6750 §2.1).
 ///
@@ -46,71 +40,9 @@ pub fn refused(error: TokenError) -> Failure {
         TokenError::Expired => Reason::TokenExpired,
         TokenError::NotYetValid => Reason::TokenNotYetValid,
         TokenError::LifetimeTooLong => Reason::LifetimeTooLong,
+        TokenError::Revoked => Reason::TokenRevoked,
     };
     Failure::new(reason, error.to_string())
-}
-
-/// Verified tokens to remember.
-const REMEMBERED_TOKENS: u64 = 50_000;
-
-/// Verifies tokens against the newest trust table and remembers those that passed. A refused token is not remembered: an
-/// attacker could fill the memory with them.
-#[derive(Debug, Clone)]
-pub struct Verifier {
-    table: Arc<ArcSwapOption<TrustTable>>,
-    passed: moka::sync::Cache<[u8; 32], Arc<Verified>>,
-    clock: Arc<dyn Clock>,
-}
-
-impl Verifier {
-    /// A verifier that knows no keys yet.
-    #[must_use]
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self {
-            table: Arc::default(),
-            passed: moka::sync::Cache::builder().max_capacity(REMEMBERED_TOKENS).build(),
-            clock,
-        }
-    }
-
-    /// Puts a new table to use. What was verified by a key that is no longer there is forgotten with everything else.
-    pub fn replace(&self, table: TrustTable) {
-        self.table.store(Some(Arc::new(table)));
-        self.passed.invalidate_all();
-    }
-
-    /// The audience that tokens must have, once it is known.
-    #[must_use]
-    pub fn audience(&self) -> Option<String> {
-        self.table.load().as_ref().map(|table| table.profile().audience.clone())
-    }
-
-    /// Verifies a token.
-    ///
-    /// # Errors
-    /// TRUST_UNAVAILABLE before any keys have come, else the token's own fault.
-    pub fn verify(&self, token: &str) -> Result<Arc<Verified>, Failure> {
-        let shape = Unverified::new(token).map_err(refused)?;
-        let table = self.table.load_full();
-        let Some(table) = table.filter(|table| !table.is_empty()) else {
-            return Err(Failure::new(Reason::TrustUnavailable, "the instance's keys have not arrived yet; try again")
-                .with_retry_after(std::time::Duration::from_secs(1)));
-        };
-        let now = self.clock.now();
-        let mut key = [0; 32];
-        key.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
-        // A remembered token still has to be under a header of the newest table, whatever was swapped meanwhile.
-        if let Some(passed) = self.passed.get(&key).filter(|_| table.knows_header_of(shape)) {
-            if passed.has_expired(now) {
-                self.passed.invalidate(&key);
-                return Err(refused(TokenError::Expired));
-            }
-            return Ok(passed);
-        }
-        let verified = Arc::new(table.verify(shape, now).map_err(refused)?);
-        self.passed.insert(key, verified.clone());
-        Ok(verified)
-    }
 }
 
 #[cfg(test)]
@@ -133,12 +65,5 @@ mod tests {
         for bad in [&["abc"][..], &["Basic abc"], &["Bearer "], &["Bearer a", "Bearer a"]] {
             assert_eq!(read(bad), Err(Reason::TokenMalformed), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn without_keys_nothing_is_judged() {
-        let verifier = Verifier::new(Arc::new(crate::SystemClock));
-        assert_eq!(verifier.verify("a.b.c").map_err(|f| f.reason), Err(Reason::TrustUnavailable));
-        assert_eq!(verifier.verify("abc").map_err(|f| f.reason), Err(Reason::TokenMalformed));
     }
 }

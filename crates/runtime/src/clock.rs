@@ -3,12 +3,16 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// Tells the time of day.
 pub trait Clock: Debug + Send + Sync {
     /// Seconds since 1970.
     fn now(&self) -> u64;
+
+    /// Time since some moment before the process began, suspended time among it: what freshness is measured with. A process that
+    /// was stopped, or a machine that slept, must not take old news for new.
+    fn boottime(&self) -> Duration;
 }
 
 /// The machine's clock.
@@ -19,6 +23,11 @@ impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
     fn now(&self) -> u64 {
         std::time::SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+
+    fn boottime(&self) -> Duration {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
     }
 }
 
@@ -42,5 +51,9 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> u64 {
         self.0.load(Ordering::SeqCst)
+    }
+
+    fn boottime(&self) -> Duration {
+        Duration::from_secs(self.now())
     }
 }

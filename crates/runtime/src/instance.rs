@@ -10,22 +10,16 @@ use arc_swap::ArcSwapOption;
 use futures_util::StreamExt as _;
 use postern_proto::instance::v1 as pb;
 use postern_proto::instance::v1::token_service_client::TokenServiceClient;
-use postern_proto::instance::v1::trust_service_client::TrustServiceClient;
 use postern_proto::{Failure, Reason};
-use postern_token::{IssuerProfile, PublicKey, TrustTable};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use crate::auth::Verifier;
 use crate::clock::Clock;
 use crate::config::{self, ConfigError, PeerAddress};
 use crate::lifecycle::Lifecycle;
-use crate::readiness::Condition;
 use crate::request_id::RequestId;
-use crate::{Readiness, grpc};
+use crate::grpc;
 
 /// The scope of the fleet's own tokens at the instance.
 pub const FLEET_SCOPE: &str = "instance:fleet";
@@ -145,6 +139,16 @@ impl InstanceLink {
         kept
     }
 
+    /// Does something small again and again until the process stops.
+    pub(crate) fn every(&self, period: Duration, act: impl Fn() + Send + 'static) {
+        let stopping = self.lifecycle.stopping().clone();
+        self.lifecycle.spawn(async move {
+            while stopping.run_until_cancelled(tokio::time::sleep(period)).await.is_some() {
+                act();
+            }
+        });
+    }
+
     /// Runs a subscription again and again until the process stops. `run` gets a token for the instance and returns when its
     /// stream ends.
     pub fn subscribe<F>(&self, name: &'static str, run: impl Fn(String) -> F + Send + Sync + 'static)
@@ -174,43 +178,6 @@ impl InstanceLink {
             }
         });
     }
-
-    /// Follows the trust feed: the verifier always has the newest keys, and readiness waits for the first.
-    pub fn follow_trust(&self, verifier: Verifier, readiness: &Readiness) {
-        let arrived = readiness.condition("keys");
-        let link = self.clone();
-        self.subscribe("trust feed", move |token| {
-            let (link, verifier, arrived) = (link.clone(), verifier.clone(), arrived.clone());
-            async move {
-                match link.follow_trust_once(&token, &verifier, &arrived).await {
-                    Ok(()) => Failure::new(Reason::InstanceUnavailable, "the trust feed ended"),
-                    Err(failure) => failure,
-                }
-            }
-        });
-    }
-
-    async fn follow_trust_once(&self, token: &str, verifier: &Verifier, arrived: &Condition) -> Result<(), Failure> {
-        let lost = |status: tonic::Status| Failure::from_status(&status, Reason::InstanceUnavailable);
-        // One acknowledgement under way and one waiting is enough: each says all that those before it said.
-        let (up, outgoing) = mpsc::channel(2);
-        let hello = pb::WatchTrustRequest { replica_id: self.replica_id().to_owned(), acknowledged_sequence: 0 };
-        let _ = up.try_send(hello.clone());
-        let request = grpc::onward(ReceiverStream::new(outgoing), &RequestId::generate(), token, None);
-        let mut feed = TrustServiceClient::new(self.channel()).watch_trust(request).await.map_err(lost)?.into_inner();
-        let mut snapshot = Snapshot::default();
-        while let Some(message) = next(&mut feed).await? {
-            let Some(pb::watch_trust_response::Message::Chunk(chunk)) = message.message else { continue };
-            let sequence = chunk.sequence;
-            if let Some(table) = snapshot.add(chunk)? {
-                tracing::info!(trust.sequence = sequence, trust.keys = table.1, "trust snapshot in use");
-                verifier.replace(table.0);
-                arrived.open();
-                let _ = up.try_send(pb::WatchTrustRequest { acknowledged_sequence: sequence, ..hello.clone() });
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The next message of a stream that must not be silent.
@@ -223,46 +190,6 @@ pub async fn next<T>(stream: &mut tonic::Streaming<T>) -> Result<Option<T>, Fail
         Ok(Some(Ok(message))) => Ok(Some(message)),
         Ok(Some(Err(status))) => Err(Failure::from_status(&status, Reason::InstanceUnavailable)),
         Err(_) => Err(Failure::new(Reason::InstanceUnavailable, "the instance has gone silent")),
-    }
-}
-
-/// A snapshot whose chunks are still coming.
-#[derive(Default)]
-struct Snapshot {
-    profile: Option<IssuerProfile>,
-    keys: Vec<PublicKey>,
-}
-
-/// Keys in one snapshot; more is a fault.
-const MAX_KEYS: usize = 256;
-
-impl Snapshot {
-    /// Takes a chunk; after the last one, the table and its number of keys.
-    fn add(&mut self, chunk: pb::TrustChunk) -> Result<Option<(TrustTable, usize)>, Failure> {
-        let broken = |what: &str| Failure::new(Reason::InstanceUnavailable, format!("the trust feed sent {what}"));
-        let pb::TrustChunk { sequence: _, last, issuer, keys } = chunk;
-        if let Some(issuer) = issuer {
-            let pb::IssuerProfile { issuer, instance_id, max_lifetime, audience } = issuer;
-            let max_lifetime = max_lifetime.map_or(0, |d| u64::try_from(d.seconds).unwrap_or(0));
-            self.profile = Some(IssuerProfile { issuer, instance_id, audience, max_lifetime });
-        }
-        for key in keys {
-            let read = PublicKey::from_jwk_json(&key.jwk_json).map_err(|_| broken("a key that cannot be used"))?;
-            if read.kid() != key.kid || read.header() != key.header {
-                return Err(broken("a key whose id or header is not its own"));
-            }
-            self.keys.push(read);
-        }
-        if self.keys.len() > MAX_KEYS {
-            return Err(broken("too many keys"));
-        }
-        if !last {
-            return Ok(None);
-        }
-        let whole = std::mem::take(self);
-        let profile = whole.profile.ok_or_else(|| broken("a snapshot without an issuer"))?;
-        let count = whole.keys.len();
-        Ok(Some((TrustTable::new(profile, whole.keys), count)))
     }
 }
 

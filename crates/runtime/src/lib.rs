@@ -16,7 +16,10 @@ pub mod process;
 pub mod readiness;
 pub mod request_id;
 pub mod telemetry;
+pub mod trust;
+pub mod verifier;
 
 pub use clock::{Clock, SystemClock};
 pub use lifecycle::Lifecycle;
 pub use readiness::{Condition, Readiness};
+pub use verifier::{Standing, Verifier};

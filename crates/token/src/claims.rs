@@ -46,6 +46,9 @@ pub enum TokenError {
     /// `exp - iat` is more than the issuer may give.
     #[error("the token lives longer than is allowed")]
     LifetimeTooLong,
+    /// It was revoked, or its credential, subject, instance or key was.
+    #[error("the token is revoked")]
+    Revoked,
 }
 
 /// Which configuration a token belongs to.
@@ -65,6 +68,14 @@ pub struct Actor {
     pub sub: String,
 }
 
+/// What the token is bound to (RFC 7800).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmation {
+    /// The SHA-256 of the client's certificate, base64url (RFC 8705 §3.1).
+    #[serde(rename = "x5t#S256", default, skip_serializing_if = "Option::is_none")]
+    pub x5t_s256: Option<String>,
+}
+
 /// The claims of an access token. Times are seconds since 1970 (RFC 7519 §2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
@@ -76,25 +87,34 @@ pub struct Claims {
     pub aud: String,
     /// End.
     pub exp: u64,
-    /// Begin.
-    pub nbf: u64,
+    /// Begin. An instance always says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nbf: Option<u64>,
     /// When it was minted.
     pub iat: u64,
     /// The token's id.
     pub jti: String,
-    /// Who asked for the token.
+    /// Who asked for the token. An instance always says it.
+    #[serde(default)]
     pub client_id: String,
-    /// The scopes, separated by spaces.
+    /// The scopes, separated by spaces. An instance always says them.
+    #[serde(default)]
     pub scope: String,
     /// The minting instance's id.
-    pub postern_instance: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postern_instance: Option<String>,
     /// Which configuration.
-    pub postern_realm: Realm,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postern_realm: Option<Realm>,
     /// The id of the credential that the token was exchanged for.
-    pub postern_credential: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postern_credential: Option<String>,
     /// Who acts for the subject.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub act: Option<Actor>,
+    /// What the token is bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cnf: Option<Confirmation>,
 }
 
 /// No time claim beyond this is meant seriously (the year 36812), and sums of two stay far from overflow.
@@ -109,22 +129,26 @@ impl Claims {
     }
 
     fn is_sound(&self) -> bool {
-        let texts = [
-            &self.iss,
-            &self.sub,
-            &self.aud,
-            &self.jti,
-            &self.client_id,
-            &self.scope,
-            &self.postern_instance,
-            &self.postern_credential,
-        ];
+        let always = [&self.iss, &self.sub, &self.aud, &self.jti, &self.client_id, &self.scope];
+        let sometimes = [self.postern_instance.as_ref(), self.postern_credential.as_ref()];
         let actor = self.act.as_ref().map(|actor| &actor.sub);
-        texts.into_iter().chain(actor).all(|text| !has_control(text))
+        // A binding of a kind that is not known here cannot be checked, so it must not be passed over.
+        let bound = self.cnf.as_ref().is_none_or(|cnf| cnf.x5t_s256.is_some());
+        always.into_iter().chain(sometimes.into_iter().flatten()).chain(actor).all(|text| !has_control(text))
+            && bound
             && !self.sub.is_empty()
             && !self.jti.is_empty()
-            && [self.exp, self.nbf, self.iat].into_iter().all(|time| time < MAX_TIME)
+            && [self.exp, self.nbf.unwrap_or(0), self.iat].into_iter().all(|time| time < MAX_TIME)
             && self.iat <= self.exp
+    }
+
+    /// Whether everything is there that an instance says in each token.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.nbf.is_some()
+            && !self.client_id.is_empty()
+            && self.postern_instance.is_some()
+            && self.postern_realm.is_some()
+            && self.postern_credential.is_some()
     }
 
     /// Whether the token holds this scope, exactly.

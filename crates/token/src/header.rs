@@ -1,62 +1,68 @@
-//! The token's header. All our own tokens of one key carry the same header, byte for byte, so the verifier compares bytes
-//! and never reads a header on its fast path.
+//! The token's header, read strictly. Nothing in a header is ever followed: it names a key that is known already, or the token is
+//! refused.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use crate::algorithm::Algorithm;
 use crate::claims::TokenError;
+use crate::profile::OpenForm;
 use crate::strict_json;
-
-/// How a key signs (RFC 7518 §3.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Algorithm {
-    /// RSASSA-PKCS1-v1_5 with SHA-256.
-    Rs256,
-}
-
-impl Algorithm {
-    /// The `alg` value.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Rs256 => "RS256",
-        }
-    }
-}
-
-/// The first segment of every token that this key signs: `{"alg","kid","typ":"at+jwt"}` (RFC 9068 §2.1), base64url.
-#[must_use]
-pub fn header_segment(algorithm: Algorithm, kid: &str) -> String {
-    URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"{}","kid":"{kid}","typ":"at+jwt"}}"#, algorithm.name()))
-}
 
 /// Longest header worth reading, in base64url characters.
 const MAX_HEADER: usize = 1024;
 
-/// Says why a header that is none of the known ones is refused. It never ends in acceptance: whatever a header claims, a
-/// token under an unknown header is not ours.
-pub(crate) fn refusal(segment: &str, known: impl Fn(&str) -> bool) -> TokenError {
-    if segment.len() > MAX_HEADER {
-        return TokenError::Malformed;
+/// A header's members.
+pub(crate) struct Header(serde_json::Map<String, serde_json::Value>);
+
+impl Header {
+    pub(crate) fn read(segment: &str) -> Result<Self, TokenError> {
+        if segment.len() > MAX_HEADER {
+            return Err(TokenError::Malformed);
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(segment).map_err(|_| TokenError::Malformed)?;
+        strict_json::object(&bytes).map(Self).ok_or(TokenError::Malformed)
     }
-    let Ok(bytes) = URL_SAFE_NO_PAD.decode(segment) else {
-        return TokenError::Malformed;
-    };
-    let Some(header) = strict_json::object(&bytes) else {
-        return TokenError::Malformed;
-    };
-    let text = |member: &str| header.get(member).and_then(|value| value.as_str());
-    if header.keys().any(|member| !matches!(member.as_str(), "alg" | "kid" | "typ")) {
-        return TokenError::HeaderUnsupported;
+
+    fn text(&self, member: &str) -> Option<&str> {
+        self.0.get(member).and_then(|value| value.as_str())
     }
-    if text("typ") != Some("at+jwt") {
-        return TokenError::TypeWrong;
+
+    /// The key's id; `Err` for one that is no text.
+    pub(crate) fn kid(&self) -> Result<Option<&str>, TokenError> {
+        match self.0.get("kid") {
+            None => Ok(None),
+            Some(kid) => kid.as_str().map(Some).ok_or(TokenError::KeyUnknown),
+        }
     }
-    match text("kid") {
-        None => TokenError::KeyUnknown,
-        Some(kid) if !known(kid) => TokenError::KeyUnknown,
-        Some(_) if text("alg") != Some(Algorithm::Rs256.name()) => TokenError::AlgorithmWrong,
-        // The right members in another order or spacing: nobody who signs with our keys writes them so.
-        Some(_) => TokenError::HeaderUnsupported,
+
+    pub(crate) fn algorithm(&self) -> Result<Algorithm, TokenError> {
+        self.text("alg").and_then(Algorithm::from_name).ok_or(TokenError::AlgorithmWrong)
+    }
+
+    /// Whether the members are those that the form takes. `crit` never is: an extension that is not understood must be refused
+    /// (RFC 7515 §4.1.11), and none is.
+    pub(crate) fn has_only_members_of(&self, form: &OpenForm) -> bool {
+        self.0.keys().all(|member| match member.as_str() {
+            "alg" | "kid" | "typ" => true,
+            "crit" | "b64" => false,
+            other => form.header_members.iter().any(|allowed| allowed == other),
+        })
+    }
+
+    /// Whether there is any member beside the three of an announced header.
+    pub(crate) fn has_further_members(&self) -> bool {
+        self.0.keys().any(|member| !matches!(member.as_str(), "alg" | "kid" | "typ"))
+    }
+
+    pub(crate) fn is_of_type(&self, form: &OpenForm) -> bool {
+        match self.0.get("typ") {
+            None => form.types.contains(&None),
+            Some(typ) => form.types.iter().flatten().any(|allowed| typ == allowed.as_str()),
+        }
+    }
+
+    pub(crate) fn is_access_token(&self) -> bool {
+        self.text("typ") == Some("at+jwt")
     }
 }

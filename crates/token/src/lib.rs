@@ -5,18 +5,24 @@
 //! A token goes `&str` → [`Unverified`] → [`Verified`]. Only [`TrustTable::verify`] makes a [`Verified`], so a function
 //! that takes one is reached by verified callers only.
 
+mod algorithm;
 mod claims;
 mod credential;
 mod header;
-mod jwk;
+mod key;
+mod profile;
+mod revocation;
 mod strict_json;
 mod verify;
+mod weak;
 
-pub use claims::{Actor, Claims, Realm, TokenError, has_control};
+pub use algorithm::{Algorithm, header_segment};
+pub use claims::{Actor, Claims, Confirmation, Realm, TokenError, has_control};
 pub use credential::{CredentialKind, MalformedCredential, Secret};
-pub use header::{Algorithm, header_segment};
-pub use jwk::{InvalidKey, PublicKey, jwks_json, thumbprint};
-pub use verify::{IssuerProfile, MAX_TOKEN_BYTES, TrustTable, Unverified, Verified};
+pub use key::{InvalidKey, PublicKey, jwks_json, read_jwks, thumbprint};
+pub use profile::{Form, IssuerProfile, OpenForm};
+pub use revocation::{Revocation, Revocations};
+pub use verify::{Hearsay, MAX_TOKEN_BYTES, TrustTable, Unverified, Verified, signed_payload};
 
 /// Clock difference, in seconds, that a verifier forgives in either direction.
 pub const LEEWAY_SECONDS: u64 = 30;

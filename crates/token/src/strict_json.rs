@@ -6,8 +6,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// Deepest nesting; claims nest twice (`act` in the claims).
-const MAX_DEPTH: u8 = 4;
+/// Deepest nesting. Our own claims nest twice; those of other issuers a little deeper.
+const MAX_DEPTH: u8 = 8;
 
 /// Reads an object.
 pub(crate) fn object(bytes: &[u8]) -> Option<Map<String, Value>> {
@@ -116,7 +116,7 @@ mod tests {
             b"\xEF\xBB\xBF{\"a\":1}",
             b"{\"a\":\"\xFF\"}",
             br#"{"a":"\ud800"}"#,
-            br#"{"a":[[[[[1]]]]]}"#,
+            br#"{"a":[[[[[[[[[1]]]]]]]]]}"#,
             br#"[1]"#,
             br#"{"a":1e400}"#,
         ];

@@ -56,7 +56,7 @@ pub(super) fn permit(
     table: &RouteTable,
 ) -> Result<Permit, Failure> {
     let (feature, claims) = (ask.feature(), verified.claims());
-    if !claims.has_scope(feature.scope()) {
+    if !verified.allows(feature.scope()) {
         return Err(Failure::new(Reason::ScopeMissing, format!("the token lacks the scope {}", feature.scope())));
     }
     let bound = table.bound(feature);

@@ -11,6 +11,7 @@ use futures_util::StreamExt as _;
 use postern_proto::completion::v1::{CompletionEvent, FinishReason, Start, Usage, completion_event::Event};
 use postern_proto::model::v1::Generation;
 use postern_proto::{Blame, Failure, Reason};
+use postern_runtime::Standing;
 use postern_runtime::request_id::RequestId;
 use tokio::time::Instant;
 
@@ -31,6 +32,8 @@ pub struct Held {
     pub session: Turn,
     /// Its permit.
     pub permit: Permit,
+    /// Its token's standing.
+    pub standing: Standing,
 }
 
 /// An answer that has begun.
@@ -71,14 +74,14 @@ impl Deadline {
 pub(super) async fn begin(
     pipeline: &Pipeline,
     mut attempts: VecDeque<Attempt>,
-    held: Held,
+    mut held: Held,
     caller: &Caller<'_>,
 ) -> Result<Completion, Failure> {
     let begun = Instant::now();
     let mut record = Record::new(&held.permit, begun);
     let mut refusal = None;
     while let Some(attempt) = attempts.pop_front() {
-        match one(pipeline, attempt, &held, caller, begun).await {
+        match one(pipeline, attempt, &mut held, caller, begun).await {
             Ok(started) => return Ok(started.into_completion(held, record)),
             Err(failure) if goes_on(&failure) => {
                 tracing::info!(reason = failure.reason.name(), attempts.left = attempts.len(), "attempt failed");
@@ -98,7 +101,10 @@ pub(super) async fn begin(
 
 /// Whether another endpoint may do better. The caller's own faults and passed deadlines end the search.
 fn goes_on(failure: &Failure) -> bool {
-    let over = matches!(failure.reason, Reason::FirstContentTimeout | Reason::DeadlineExceeded | Reason::Cancelled);
+    let over = matches!(
+        failure.reason,
+        Reason::FirstContentTimeout | Reason::DeadlineExceeded | Reason::Cancelled | Reason::TokenRevoked
+    );
     let elsewhere = matches!(failure.reason, Reason::AdapterUnavailable | Reason::ConcurrencyLimited);
     !over && (elsewhere || matches!(failure.blame, Some(Blame::Upstream | Blame::Adapter)))
 }
@@ -134,7 +140,7 @@ impl Started {
 async fn one(
     pipeline: &Pipeline,
     attempt: Attempt,
-    held: &Held,
+    held: &mut Held,
     caller: &Caller<'_>,
     begun: Instant,
 ) -> Result<Started, Failure> {
@@ -150,6 +156,7 @@ async fn one(
         // In this order: where two have come at once, the caller's own wish counts first.
         biased;
         () = held.session.replaced().cancelled() => return Err(replaced()),
+        revoked = held.standing.revoked() => return Err(revoked),
         () = tokio::time::sleep_until(ends.at) => return Err(ends.failure()),
         () = tokio::time::sleep_until(first_content) => {
             let waited = model.timers.first_content.as_secs_f64();
@@ -225,6 +232,7 @@ impl Completion {
         let next = tokio::select! {
             biased;
             () = self.held.session.replaced().cancelled() => return Some(Err(replaced())),
+            revoked = self.held.standing.revoked() => return Some(Err(revoked)),
             () = tokio::time::sleep_until(self.ends.at) => return Some(Err(self.ends.failure())),
             () = tokio::time::sleep_until(idle) => {
                 let waited = self.timers.idle.as_secs_f64();

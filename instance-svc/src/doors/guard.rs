@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, request};
 use postern_proto::{Failure, Reason};
-use postern_runtime::auth::{self, Verifier};
+use postern_runtime::{Verifier, auth};
 use postern_runtime::guard::Admit;
 use postern_runtime::instance::FLEET_SCOPE;
 use postern_runtime::policy::Access;
@@ -54,9 +54,9 @@ impl InstanceGuard {
             Some(Access::Open | Access::Pipeline) => return Ok(None),
             Some(Access::Roles(roles)) => roles,
         };
-        let verified = self.verifier.verify(auth::bearer(headers)?)?;
+        let verified = self.verifier.verify(auth::bearer(headers)?, None)?;
         let claims = verified.claims();
-        let found = self.store.credential_by_id(&claims.postern_credential).await?;
+        let found = self.store.credential_by_id(claims.postern_credential.as_deref().unwrap_or_default()).await?;
         let now = self.store.now().await?;
         let found = found.filter(|found| found.is_live(now) && found.principal.id == claims.sub).ok_or_else(|| {
             Failure::new(Reason::CredentialInvalid, "the credential behind the token is revoked or ended")
@@ -80,6 +80,7 @@ const fn role_name(role: &Role) -> &'static str {
     match role {
         Role::Admin => "admin",
         Role::ModelManager => "model manager",
+        Role::Auditor => "auditor",
         Role::Gateway => "gateway",
         Role::Adapter => "adapter",
     }

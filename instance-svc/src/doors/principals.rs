@@ -26,6 +26,7 @@ fn principal(record: PrincipalRecord) -> pb::Principal {
     let role = |role: &Role| match role {
         Role::Admin => Some(pb::Role::Admin as i32),
         Role::ModelManager => Some(pb::Role::ModelManager as i32),
+        Role::Auditor => Some(pb::Role::Auditor as i32),
         Role::Gateway | Role::Adapter => None,
     };
     pb::Principal {
@@ -49,6 +50,8 @@ fn credential(record: CredentialRecord) -> pb::Credential {
         create_time: timestamp(record.created_at),
         expire_time: record.expires_at.and_then(timestamp),
         revoke_time: record.revoked_at.and_then(timestamp),
+        last_use_time: record.last_used_at.and_then(timestamp),
+        networks: record.networks.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -62,7 +65,8 @@ fn new_principal(request: pb::CreatePrincipalRequest) -> Result<(String, Kind, V
     let role = |role: i32| match pb::Role::try_from(role) {
         Ok(pb::Role::Admin) => Ok(Role::Admin),
         Ok(pb::Role::ModelManager) => Ok(Role::ModelManager),
-        _ => Err(Failure::field("roles", "must be admin or model manager")),
+        Ok(pb::Role::Auditor) => Ok(Role::Auditor),
+        _ => Err(Failure::field("roles", "must be admin, model manager or auditor")),
     };
     Ok((name, kind, roles.into_iter().map(role).collect::<Result<_, _>>()?))
 }
@@ -102,13 +106,15 @@ impl PrincipalService for PrincipalDoor {
         &self,
         request: Request<pb::CreateCredentialRequest>,
     ) -> Result<Response<pb::CreateCredentialResponse>, Status> {
-        let pb::CreateCredentialRequest { principal, purpose, label, expire_time } = request.into_inner();
+        let pb::CreateCredentialRequest { principal, purpose, label, expire_time, networks } = request.into_inner();
         let purpose = match pb::CredentialPurpose::try_from(purpose) {
             Ok(pb::CredentialPurpose::Inference) => Purpose::Inference,
             Ok(pb::CredentialPurpose::Administration) => Purpose::Administration,
             _ => return Err(refuse(Failure::field("purpose", "must be inference or administration"))),
         };
-        let made = self.directory.add_credential(&principal, purpose, &label, expire_time.map(millis)).await;
+        let networks = crate::model::networks("networks", &networks).map_err(refuse)?;
+        let end = expire_time.map(millis);
+        let made = self.directory.add_credential(&principal, purpose, &label, end, &networks).await;
         let (record, secret) = made.map_err(refuse)?;
         tracing::info!(principal.name = principal, credential.id = record.id, "credential added");
         let secret = secret.expose().to_owned();

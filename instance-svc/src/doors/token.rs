@@ -1,31 +1,36 @@
 //! `postern.instance.v1.TokenService`.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use postern_proto::Failure;
 use postern_proto::instance::v1 as pb;
 use postern_proto::instance::v1::token_service_server::TokenService;
-use postern_runtime::grpc::refuse;
+use postern_runtime::grpc::{peer_ip, refuse};
 use tonic::{Request, Response, Status};
 
+use super::guard::Caller;
 use crate::exchange::{Asked, Exchange};
+use crate::introspection::{Introspection, Reach};
 
 /// The type of the credentials that are exchanged.
-const CREDENTIAL_TYPE: &str = "urn:postern:params:oauth:token-type:credential";
+pub(crate) const CREDENTIAL_TYPE: &str = "urn:postern:params:oauth:token-type:credential";
 /// RFC 8693 §3.
-const ACCESS_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
+pub(crate) const ACCESS_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
 /// Scopes in one request.
-const MAX_SCOPES: usize = 32;
+pub(crate) const MAX_SCOPES: usize = 32;
 
 /// The door.
 pub struct TokenDoor {
     /// The domain behind it.
     pub exchange: Arc<Exchange>,
+    /// What is said of tokens, and how they end.
+    pub introspection: Arc<Introspection>,
 }
 
-fn asked(request: &pb::ExchangeTokenRequest) -> Result<Asked, Failure> {
-    let pb::ExchangeTokenRequest { subject_token, subject_token_type, audience, scope, lifetime } = request;
+fn asked(request: &pb::ExchangeTokenRequest, address: Option<IpAddr>) -> Result<Asked, Failure> {
+    let pb::ExchangeTokenRequest { subject_token, subject_token_type, audience, scope, lifetime, actor_token } = request;
     if subject_token.is_empty() {
         return Err(Failure::field("subject_token", "is empty"));
     }
@@ -39,7 +44,8 @@ fn asked(request: &pb::ExchangeTokenRequest) -> Result<Asked, Failure> {
         .map(|lifetime| Duration::try_from(lifetime).map(|lifetime| lifetime.as_secs()))
         .transpose()
         .map_err(|_| Failure::field("lifetime", "must not be negative"))?;
-    Ok(Asked { audience: audience.clone(), scope: scope.clone(), lifetime, actor: None })
+    let (audience, scope, actor_token) = (audience.clone(), scope.clone(), actor_token.clone());
+    Ok(Asked { audience, scope, lifetime, actor_token, address, ..Asked::default() })
 }
 
 #[tonic::async_trait]
@@ -48,8 +54,9 @@ impl TokenService for TokenDoor {
         &self,
         request: Request<pb::ExchangeTokenRequest>,
     ) -> Result<Response<pb::ExchangeTokenResponse>, Status> {
+        let address = peer_ip(request.extensions());
         let request = request.into_inner();
-        let asked = asked(&request).map_err(refuse)?;
+        let asked = asked(&request, address).map_err(refuse)?;
         let exchanged = self.exchange.exchange(&request.subject_token, asked).await.map_err(refuse)?;
         let seconds = i64::try_from(exchanged.minted.expires).unwrap_or(i64::MAX);
         Ok(Response::new(pb::ExchangeTokenResponse {
@@ -60,5 +67,37 @@ impl TokenService for TokenDoor {
             scope: exchanged.scope,
             audience: exchanged.audience,
         }))
+    }
+    async fn introspect_token(
+        &self,
+        request: Request<pb::IntrospectTokenRequest>,
+    ) -> Result<Response<pb::IntrospectTokenResponse>, Status> {
+        let caller = Caller::of(&request).map_err(refuse)?;
+        let pb::IntrospectTokenRequest { token } = request.into_inner();
+        let claims = match Reach::of(&caller.0) {
+            Some(reach) => self.introspection.introspect(&token, &reach).await.map_err(refuse)?,
+            None => None,
+        };
+        let claims_json = claims.as_ref().map(serde_json::to_string).transpose();
+        let claims_json = claims_json.map_err(|error| refuse(Failure::internal(error)))?.unwrap_or_default();
+        Ok(Response::new(pb::IntrospectTokenResponse { active: claims.is_some(), claims_json }))
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<pb::RevokeTokenRequest>,
+    ) -> Result<Response<pb::RevokeTokenResponse>, Status> {
+        self.introspection.revoke(&request.into_inner().token).await.map_err(refuse)?;
+        Ok(Response::new(pb::RevokeTokenResponse {}))
+    }
+
+    async fn revoke_subject(
+        &self,
+        request: Request<pb::RevokeSubjectRequest>,
+    ) -> Result<Response<pb::RevokeSubjectResponse>, Status> {
+        let pb::RevokeSubjectRequest { name } = request.into_inner();
+        self.introspection.revoke_subject(&name).await.map_err(refuse)?;
+        tracing::info!(subject.name = name, "tokens of a subject revoked");
+        Ok(Response::new(pb::RevokeSubjectResponse {}))
     }
 }

@@ -1,79 +1,54 @@
 //! `postern.instance.v1.TrustService`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use postern_proto::instance::v1 as pb;
+use postern_proto::instance::v1::trust_delta::Change;
 use postern_proto::instance::v1::trust_service_server::TrustService;
 use postern_proto::instance::v1::watch_trust_response::Message;
 use postern_proto::{Failure, Reason};
 use postern_runtime::Lifecycle;
 use postern_runtime::grpc::refuse;
-use postern_token::{PublicKey, jwks_json};
+use postern_runtime::trust::{wire_key, wire_revocation};
+use postern_runtime::verifier::TrustChange;
+use postern_token::{IssuerProfile, Revocation};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::guard::Caller;
 use super::{Answers, HEARTBEAT};
 use crate::exchange::adapter_audience;
-use crate::fleet::{Fleet, Presence};
-use crate::issuer::Identity;
+use crate::fleet::Fleet;
 use crate::store::{Kind, PrincipalRecord, Store, Versions};
+use crate::trust::{Told, Trust, TrustSnapshot};
 
-/// How long a verifier may keep the keys.
-pub(crate) const JWKS_MAX_AGE_SECONDS: i64 = 300;
 /// Keys in one chunk.
-const CHUNK: usize = 16;
+const KEYS_A_CHUNK: usize = 16;
+/// Revocations in one chunk.
+const REVOCATIONS_A_CHUNK: usize = 1024;
+/// Messages that may wait for a slow subscriber; one that is slower than this is behind, and its lease says so.
+const WAITING: usize = 64;
+/// A lease is renewed at least this often while its holder acknowledges.
+const RENEW_EVERY: Duration = Duration::from_secs(10);
 
 /// The door.
 pub struct TrustDoor {
-    /// Who signs.
-    pub identity: Identity,
-    /// The public keys.
-    pub keys: Arc<[PublicKey]>,
-    /// The longest life of a token, in seconds.
-    pub max_lifetime: u64,
+    /// The keys and revocations.
+    pub trust: Arc<Trust>,
+    /// How long verifiers may keep the key set.
+    pub jwks_max_age: Duration,
     /// Who is connected.
     pub fleet: Fleet,
-    /// Who belongs to the fleet.
+    /// Who belongs to the fleet, and the leases.
     pub store: Arc<dyn Store>,
-    /// News.
+    /// News of the fleet.
     pub versions: watch::Receiver<Versions>,
     /// Ends the streams.
     pub lifecycle: Lifecycle,
-}
-
-impl TrustDoor {
-    /// A whole snapshot in chunks.
-    fn snapshot(&self, sequence: u64, audience: &str) -> Vec<pb::TrustChunk> {
-        let issuer = pb::IssuerProfile {
-            issuer: self.identity.issuer.clone(),
-            instance_id: self.identity.instance_id.clone(),
-            max_lifetime: Some(prost_types::Duration {
-                seconds: i64::try_from(self.max_lifetime).unwrap_or(i64::MAX),
-                nanos: 0,
-            }),
-            audience: audience.to_owned(),
-        };
-        let key = |key: &PublicKey| pb::TrustKey {
-            kid: key.kid().to_owned(),
-            jwk_json: key.jwk_json(),
-            header: key.header().to_owned(),
-        };
-        let mut chunks: Vec<_> = self
-            .keys
-            .chunks(CHUNK)
-            .map(|keys| pb::TrustChunk { sequence, keys: keys.iter().map(key).collect(), ..Default::default() })
-            .collect();
-        if let Some(first) = chunks.first_mut() {
-            first.issuer = Some(issuer);
-        }
-        if let Some(last) = chunks.last_mut() {
-            last.last = true;
-        }
-        chunks
-    }
 }
 
 /// What tokens for this member of the fleet say as their audience.
@@ -84,13 +59,47 @@ fn audience(member: &PrincipalRecord) -> String {
     }
 }
 
+/// A whole snapshot in chunks.
+fn chunks(profile: &IssuerProfile, snapshot: TrustSnapshot, audience: String) -> Vec<pb::TrustChunk> {
+    let TrustSnapshot { sequence, keys, revocations } = snapshot;
+    let issuer = pb::IssuerProfile {
+        issuer: profile.issuer.clone(),
+        instance_id: profile.instances.first().cloned().unwrap_or_default(),
+        max_lifetime: Some(prost_types::Duration {
+            seconds: i64::try_from(profile.max_lifetime).unwrap_or(i64::MAX),
+            nanos: 0,
+        }),
+        audience,
+    };
+    let empty = || pb::TrustChunk { sequence, ..Default::default() };
+    let mut chunks = vec![pb::TrustChunk { issuer: Some(issuer), ..empty() }];
+    chunks.extend(
+        keys.chunks(KEYS_A_CHUNK).map(|keys| pb::TrustChunk { keys: keys.iter().map(wire_key).collect(), ..empty() }),
+    );
+    let wire = |some: &[Revocation]| some.iter().cloned().map(wire_revocation).collect();
+    chunks.extend(
+        revocations.chunks(REVOCATIONS_A_CHUNK).map(|some| pb::TrustChunk { revocations: wire(some), ..empty() }),
+    );
+    if let Some(last) = chunks.last_mut() {
+        last.last = true;
+    }
+    chunks
+}
+
+fn delta((sequence, told): (u64, Told)) -> pb::TrustDelta {
+    let change = told.map(|change| match change {
+        TrustChange::KeyAdded(key) => Change::KeyAdded(wire_key(&key)),
+        TrustChange::KeyRemoved(kid) => Change::KeyRemoved(kid),
+        TrustChange::Revoked(revocation) => Change::Revocation(wire_revocation(revocation)),
+    });
+    pb::TrustDelta { sequence, change }
+}
+
 #[tonic::async_trait]
 impl TrustService for TrustDoor {
     async fn get_jwks(&self, _: Request<pb::GetJwksRequest>) -> Result<Response<pb::GetJwksResponse>, Status> {
-        Ok(Response::new(pb::GetJwksResponse {
-            jwks_json: jwks_json(self.keys.iter()),
-            max_age: Some(prost_types::Duration { seconds: JWKS_MAX_AGE_SECONDS, nanos: 0 }),
-        }))
+        let max_age = prost_types::Duration::try_from(self.jwks_max_age).ok();
+        Ok(Response::new(pb::GetJwksResponse { jwks_json: self.trust.jwks(), max_age }))
     }
 
     type WatchTrustStream = Answers<pb::WatchTrustResponse>;
@@ -100,29 +109,27 @@ impl TrustService for TrustDoor {
         request: Request<Streaming<pb::WatchTrustRequest>>,
     ) -> Result<Response<Self::WatchTrustStream>, Status> {
         let caller = Caller::of(&request).map_err(refuse)?;
-        let audience = audience(&caller.0);
         let mut versions = self.versions.clone();
-        let sequence = versions.borrow_and_update().trust;
+        versions.mark_unchanged();
+        let (answers, stream) = mpsc::channel(WAITING);
         let subscriber = Subscriber {
-            said: request.into_inner(),
             member: caller.0.clone(),
+            trust: self.trust.clone(),
             store: self.store.clone(),
-            presence: self.fleet.enter(&caller.0.id),
-            versions,
-            sequence,
+            answers: answers.clone(),
+            lease: None,
         };
-        let (answers, stream) = mpsc::channel(CHUNK);
-        let snapshot = self.snapshot(sequence, &audience);
+        let (said, presence) = (request.into_inner(), self.fleet.enter(&caller.0.id));
         let stopping = self.lifecycle.stopping().clone();
         self.lifecycle.spawn(async move {
             let failure = tokio::select! {
-                ended = subscriber.serve(snapshot, &answers) => match ended {
-                    Ok(()) => return,
-                    Err(failure) => failure,
-                },
-                () = stopping.cancelled() => draining(),
+                ended = subscriber.serve(said, versions) => ended.err(),
+                () = stopping.cancelled() => Some(draining()),
             };
-            let _ = answers.try_send(Err(refuse(failure)));
+            drop(presence);
+            if let Some(failure) = failure {
+                let _ = answers.try_send(Err(refuse(failure)));
+            }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
@@ -138,59 +145,97 @@ pub(crate) fn removed() -> Failure {
     Failure::new(Reason::CredentialInvalid, "this member was removed from the fleet")
 }
 
+/// A replica's lease, as this stream last wrote it.
+struct HeldLease {
+    replica_id: String,
+    acknowledged: u64,
+    renewed: Instant,
+}
+
 struct Subscriber {
-    said: Streaming<pb::WatchTrustRequest>,
     member: Arc<PrincipalRecord>,
+    trust: Arc<Trust>,
     store: Arc<dyn Store>,
-    presence: Presence,
-    versions: watch::Receiver<Versions>,
-    sequence: u64,
+    answers: mpsc::Sender<Result<pb::WatchTrustResponse, Status>>,
+    lease: Option<HeldLease>,
 }
 
 impl Subscriber {
-    /// Sends the snapshot, then heartbeats, until the subscriber goes.
+    /// Sends the snapshot, then each change, with heartbeats between, until the subscriber goes.
     async fn serve(
         mut self,
-        snapshot: Vec<pb::TrustChunk>,
-        answers: &mpsc::Sender<Result<pb::WatchTrustResponse, Status>>,
+        mut said: Streaming<pb::WatchTrustRequest>,
+        mut versions: watch::Receiver<Versions>,
     ) -> Result<(), Failure> {
-        let message = |message| Ok(pb::WatchTrustResponse { message: Some(message) });
-        for chunk in snapshot {
-            if answers.send(message(Message::Chunk(chunk))).await.is_err() {
-                return Ok(());
-            }
+        let mut news = self.trust.watch();
+        news.mark_unchanged();
+        let snapshot = self.trust.snapshot();
+        let mut told = snapshot.sequence;
+        for chunk in chunks(self.trust.profile(), snapshot, audience(&self.member)) {
+            self.send(Message::Chunk(chunk)).await;
         }
         let mut beat = tokio::time::interval(HEARTBEAT);
         loop {
             tokio::select! {
-                said = self.said.next() => match said {
-                    Some(Ok(said)) if said.acknowledged_sequence > 0 => tracing::info!(
-                        fleet.member = self.member.name,
-                        fleet.replica = said.replica_id,
-                        trust.sequence = said.acknowledged_sequence,
-                        "trust snapshot acknowledged"
-                    ),
-                    Some(Ok(_)) => {}
+                said = said.next() => match said {
+                    Some(Ok(said)) => self.hear(said).await?,
                     _ => break,
                 },
-                changed = self.versions.changed() => {
-                    // New keys end the stream: the subscriber comes back for a snapshot at once.
-                    if changed.is_err() || self.versions.borrow().trust != self.sequence {
+                changed = news.changed() => {
+                    let Some(changes) = changed.ok().and_then(|()| self.trust.changes_after(told)) else { break };
+                    for change in changes {
+                        told = change.0;
+                        self.send(Message::Delta(delta(change))).await;
+                    }
+                }
+                changed = versions.changed() => {
+                    if changed.is_err() {
                         break;
                     }
                     if !self.store.principals().await?.iter().any(|principal| principal.id == self.member.id) {
                         return Err(removed());
                     }
                 }
-                _ = beat.tick() => {
-                    let heartbeat = pb::TrustHeartbeat { sequence: self.sequence };
-                    if answers.send(message(Message::Heartbeat(heartbeat))).await.is_err() {
-                        break;
-                    }
-                }
+                _ = beat.tick() => self.send(Message::Heartbeat(pb::TrustHeartbeat { sequence: told })).await,
             }
         }
-        drop(self.presence);
+        if let Some(lease) = self.lease {
+            self.store.end_lease(&lease.replica_id).await?;
+        }
+        Ok(())
+    }
+
+    /// A reader that is gone is noticed by the incoming half.
+    async fn send(&self, message: Message) {
+        let _ = self.answers.send(Ok(pb::WatchTrustResponse { message: Some(message) })).await;
+    }
+
+    /// Writes down how far the subscriber has come.
+    async fn hear(&mut self, said: pb::WatchTrustRequest) -> Result<(), Failure> {
+        let pb::WatchTrustRequest { replica_id, acknowledged_sequence: acknowledged } = said;
+        if replica_id.is_empty() || replica_id.len() > 64 || replica_id.bytes().any(|b| !b.is_ascii_graphic()) {
+            return Err(Failure::field("replica_id", "must be 1 to 64 visible ASCII characters"));
+        }
+        if let Some(lease) = &self.lease {
+            if lease.replica_id != replica_id {
+                return Err(Failure::field("replica_id", "changed within a stream"));
+            }
+            if lease.acknowledged == acknowledged && lease.renewed.elapsed() < RENEW_EVERY {
+                return Ok(());
+            }
+            if !self.store.has_lease(&replica_id).await? {
+                let message = "this replica was too far behind and lost its lease; connect again";
+                return Err(Failure::new(Reason::TrustStale, message));
+            }
+        }
+        self.store.renew_lease(&replica_id, &self.member.id, acknowledged).await?;
+        tracing::debug!(
+            fleet.member = self.member.name,
+            fleet.replica = replica_id,
+            trust.sequence = acknowledged,
+            "trust acknowledged"
+        );
+        self.lease = Some(HeldLease { replica_id, acknowledged, renewed: Instant::now() });
         Ok(())
     }
 }

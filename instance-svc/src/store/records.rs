@@ -1,5 +1,9 @@
 //! The rows, as the domain sees them.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
 use super::{Millis, StoreError};
 
 /// The instance itself.
@@ -18,19 +22,6 @@ pub struct Versions {
     pub config: u64,
     /// Of keys.
     pub trust: u64,
-}
-
-/// A signing key.
-#[derive(Debug, Clone)]
-pub struct KeyRecord {
-    /// RFC 7638 thumbprint.
-    pub kid: String,
-    /// The public half as JWK JSON.
-    pub public_jwk: String,
-    /// The private half as PKCS#8, sealed; gone once retired.
-    pub sealed_private: Option<String>,
-    /// Whether it signs.
-    pub active: bool,
 }
 
 /// What a principal is.
@@ -53,6 +44,8 @@ pub enum Role {
     Admin,
     /// Models and features.
     ModelManager,
+    /// Reads keys, tokens and the audit log; changes nothing.
+    Auditor,
     /// Follow trust and routes, call adapters.
     Gateway,
     /// Follow trust, serve models.
@@ -88,7 +81,7 @@ macro_rules! as_text {
 }
 
 as_text!(Kind { User = "user", Service = "service", Gateway = "gateway", Adapter = "adapter" });
-as_text!(Role { Admin = "admin", ModelManager = "model_manager", Gateway = "gateway", Adapter = "adapter" });
+as_text!(Role { Admin = "admin", ModelManager = "model_manager", Auditor = "auditor", Gateway = "gateway", Adapter = "adapter" });
 as_text!(Purpose { Inference = "inference", Administration = "administration", Fleet = "fleet" });
 
 /// A user, service account, gateway or adapter.
@@ -131,6 +124,10 @@ pub struct CredentialRecord {
     pub expires_at: Option<Millis>,
     /// When it was revoked.
     pub revoked_at: Option<Millis>,
+    /// When it was last used, to the minute.
+    pub last_used_at: Option<Millis>,
+    /// Where it may be used from; empty for anywhere.
+    pub networks: Vec<IpNet>,
 }
 
 /// A credential with its principal.
@@ -143,6 +140,14 @@ pub struct Found {
 }
 
 impl Found {
+    /// Whether the credential may be used from this address. One that is tied to networks is not used from nowhere.
+    #[must_use]
+    pub fn may_be_used_from(&self, address: Option<IpAddr>) -> bool {
+        let networks = &self.credential.networks;
+        networks.is_empty()
+            || address.is_some_and(|address| networks.iter().any(|network| network.contains(&address.to_canonical())))
+    }
+
     /// Whether the credential still holds.
     #[must_use]
     pub fn is_live(&self, now: Millis) -> bool {

@@ -1,24 +1,31 @@
-//! The store on a relational database: one portable SQL over sqlx's `Any` driver. SQLite is the engine so far.
+//! The store on a relational database: one portable SQL over sqlx's `Any` driver, for SQLite and PostgreSQL.
 //!
-//! A change that takes more than one statement begins with a write, so SQLite takes its write lock at once and two changes
-//! queue instead of deadlocking.
+//! A change that takes more than one statement begins with a write to the one row of the instance. SQLite takes its write lock
+//! then, PostgreSQL that row's, so two changes queue instead of deadlocking, and what a change reads after it stays true.
 
 use std::path::Path;
 use std::str::FromStr as _;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use ipnet::IpNet;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{Any, AnyConnection, AnyPool, Executor as _, Row as _, SqlSafeStr as _, Transaction};
 
+use postern_token::Revocation;
+
+use super::sql_trust::{TOKENS_LIVE_SECONDS, revoke};
 use super::{
-    Change, CredentialRecord, Found, InstanceRecord, KeyRecord, Kind, Millis, ModelRecord, PrincipalRecord, Purpose,
-    Role, Store, StoreError, Versions,
+    Change, CredentialRecord, Found, InstanceRecord, Kind, Millis, ModelRecord, PrincipalRecord, Purpose, Role, Store,
+    StoreError, Versions,
 };
 
 /// The schema's steps. A step that was released is never changed.
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "initial", include_str!("../../migrations/0001_initial.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "initial", include_str!("../../migrations/0001_initial.sql")),
+    (2, "trust", include_str!("../../migrations/0002_trust.sql")),
+];
 
 fn migrations() -> Migrator {
     let step = |(version, name, sql): (i64, &'static str, &'static str)| {
@@ -30,10 +37,18 @@ fn migrations() -> Migrator {
 /// How long a statement may wait for a connection or for SQLite's write lock.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The database engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Engine {
+    Sqlite,
+    Postgres,
+}
+
 /// The store.
 #[derive(Debug, Clone)]
 pub struct SqlStore {
     pool: AnyPool,
+    engine: Engine,
 }
 
 impl From<sqlx::Error> for StoreError {
@@ -68,11 +83,43 @@ impl SqlStore {
             })
             .connect_with(options)
             .await?;
+        Self::migrated(pool, Engine::Sqlite).await
+    }
+
+    /// Opens a PostgreSQL database by URL (`postgres://user:password@host/database`) and brings it to the newest schema.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when it cannot be opened or migrated.
+    pub async fn open_postgres(url: &str) -> Result<Self, StoreError> {
+        sqlx::any::install_default_drivers();
+        let options = AnyConnectOptions::from_str(url)?;
+        let pool = AnyPoolOptions::new().max_connections(16).acquire_timeout(PATIENCE).connect_with(options).await?;
+        Self::migrated(pool, Engine::Postgres).await
+    }
+
+    async fn migrated(pool: AnyPool, engine: Engine) -> Result<Self, StoreError> {
         migrations()
             .run(&pool)
             .await
             .map_err(|error| StoreError::Unavailable(sqlx::Error::Migrate(Box::new(error))))?;
-        Ok(Self { pool })
+        Ok(Self { pool, engine })
+    }
+
+    pub(super) fn pool(&self) -> &AnyPool {
+        &self.pool
+    }
+
+    pub(super) async fn begin(&self) -> Result<Transaction<'_, Any>, StoreError> {
+        Ok(self.pool.begin().await?)
+    }
+
+    /// The database's time, which within a change is the time of asking and not of the change's begin.
+    pub(super) async fn time(&self, connection: &mut AnyConnection) -> Result<Millis, StoreError> {
+        let sql = match self.engine {
+            Engine::Sqlite => "SELECT CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER) AS now",
+            Engine::Postgres => "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) AS now",
+        };
+        Ok(sqlx::query(sql).fetch_one(connection).await?.try_get("now")?)
     }
 
     /// Begins a change of configuration: counts it, which also takes the lock.
@@ -84,14 +131,8 @@ impl SqlStore {
 
     async fn credential(&self, condition: &'static str, value: &str) -> Result<Option<Found>, StoreError> {
         let sql = match condition {
-            "mac" => concat!(
-                "SELECT c.id, c.principal_id, c.purpose, c.label, c.mac, c.created_at, c.expires_at, c.revoked_at ",
-                "FROM credentials c WHERE c.mac = $1"
-            ),
-            _ => concat!(
-                "SELECT c.id, c.principal_id, c.purpose, c.label, c.mac, c.created_at, c.expires_at, c.revoked_at ",
-                "FROM credentials c WHERE c.id = $1"
-            ),
+            "mac" => "SELECT * FROM credentials WHERE mac = $1",
+            _ => "SELECT * FROM credentials WHERE id = $1",
         };
         let Some(row) = sqlx::query(sql).bind(value).fetch_optional(&self.pool).await? else {
             return Ok(None);
@@ -130,7 +171,18 @@ fn credential(row: &AnyRow) -> Result<CredentialRecord, StoreError> {
         created_at: row.try_get("created_at")?,
         expires_at: row.try_get("expires_at")?,
         revoked_at: row.try_get("revoked_at")?,
+        last_used_at: row.try_get("last_used_at")?,
+        networks: networks(&row.try_get::<String, _>("networks")?)?,
     })
+}
+
+fn networks(text: &str) -> Result<Vec<IpNet>, StoreError> {
+    let network = |text: &str| text.parse().map_err(|_| StoreError::Damaged(format!("a network `{text}`")));
+    text.split_whitespace().map(network).collect()
+}
+
+fn seconds(millis: Millis) -> u64 {
+    u64::try_from(millis / 1000).unwrap_or(0)
 }
 
 fn model(row: &AnyRow) -> Result<ModelRecord, StoreError> {
@@ -145,18 +197,18 @@ fn model(row: &AnyRow) -> Result<ModelRecord, StoreError> {
     })
 }
 
-fn count(row: &AnyRow, column: &str) -> Result<u64, StoreError> {
+pub(super) fn count(row: &AnyRow, column: &str) -> Result<u64, StoreError> {
     u64::try_from(row.try_get::<i64, _>(column)?).map_err(|_| StoreError::Damaged(format!("a negative {column}")))
 }
 
-fn stored(count: u64) -> i64 {
+pub(super) fn stored(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 async fn insert_credential(connection: &mut AnyConnection, record: &CredentialRecord) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO credentials (id, principal_id, purpose, label, mac, created_at, expires_at, revoked_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, NULL)",
+        "INSERT INTO credentials (id, principal_id, purpose, label, mac, created_at, expires_at, networks) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(&record.id)
     .bind(&record.principal_id)
@@ -165,22 +217,21 @@ async fn insert_credential(connection: &mut AnyConnection, record: &CredentialRe
     .bind(&record.mac)
     .bind(record.created_at)
     .bind(record.expires_at)
+    .bind(record.networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
     .execute(connection)
     .await?;
     Ok(())
 }
 
-fn touched(result: &sqlx::any::AnyQueryResult) -> Result<(), StoreError> {
+pub(super) fn touched(result: &sqlx::any::AnyQueryResult) -> Result<(), StoreError> {
     if result.rows_affected() == 0 { Err(StoreError::Missing) } else { Ok(()) }
 }
 
 #[async_trait]
 impl Store for SqlStore {
     async fn now(&self) -> Result<Millis, StoreError> {
-        let row = sqlx::query("SELECT CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER) AS now")
-            .fetch_one(&self.pool)
-            .await?;
-        Ok(row.try_get("now")?)
+        let mut connection = self.pool.acquire().await?;
+        self.time(&mut connection).await
     }
 
     async fn instance(&self) -> Result<Option<InstanceRecord>, StoreError> {
@@ -205,36 +256,6 @@ impl Store for SqlStore {
     async fn versions(&self) -> Result<Versions, StoreError> {
         let row = sqlx::query("SELECT config_version, trust_sequence FROM instance").fetch_one(&self.pool).await?;
         Ok(Versions { config: count(&row, "config_version")?, trust: count(&row, "trust_sequence")? })
-    }
-
-    async fn keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM signing_keys ORDER BY created_at, kid").fetch_all(&self.pool).await?;
-        let read = |row: &AnyRow| -> Result<KeyRecord, StoreError> {
-            Ok(KeyRecord {
-                kid: row.try_get("kid")?,
-                public_jwk: row.try_get("public_jwk")?,
-                sealed_private: row.try_get("sealed_private")?,
-                active: row.try_get::<String, _>("state")? == "active",
-            })
-        };
-        rows.iter().map(read).collect()
-    }
-
-    async fn add_active_key(&self, key: KeyRecord) -> Result<(), StoreError> {
-        let now = self.now().await?;
-        let mut change = self.pool.begin().await?;
-        sqlx::query("UPDATE instance SET trust_sequence = trust_sequence + 1").execute(&mut *change).await?;
-        sqlx::query(
-            "INSERT INTO signing_keys (kid, state, public_jwk, sealed_private, created_at) \
-             VALUES ($1, 'active', $2, $3, $4)",
-        )
-        .bind(&key.kid)
-        .bind(&key.public_jwk)
-        .bind(&key.sealed_private)
-        .bind(now)
-        .execute(&mut *change)
-        .await?;
-        Ok(change.commit().await?)
     }
 
     async fn principals(&self) -> Result<Vec<PrincipalRecord>, StoreError> {
@@ -270,13 +291,24 @@ impl Store for SqlStore {
 
     async fn remove_principal(&self, name: &str, kinds: &[Kind]) -> Result<(), StoreError> {
         let mut change = self.change_config().await?;
+        let found = sqlx::query("SELECT id FROM principals WHERE name = $1")
+            .bind(name)
+            .fetch_optional(&mut *change)
+            .await?
+            .ok_or(StoreError::Missing)?;
+        let id: String = found.try_get("id")?;
         for kind in kinds {
+            let id = id.clone();
             let result = sqlx::query("DELETE FROM principals WHERE name = $1 AND kind = $2")
                 .bind(name)
                 .bind(kind.text())
                 .execute(&mut *change)
                 .await?;
             if result.rows_affected() > 0 {
+                // Its tokens end with it, on every gateway.
+                let now = self.time(&mut change).await?;
+                let (issued_by, until) = (seconds(now), seconds(now) + TOKENS_LIVE_SECONDS.unsigned_abs());
+                revoke(&mut change, now, Revocation::Subject { id, issued_by, until }).await?;
                 return Ok(change.commit().await?);
             }
         }
@@ -296,12 +328,35 @@ impl Store for SqlStore {
     }
 
     async fn revoke_credential(&self, id: &str) -> Result<(), StoreError> {
-        let result = sqlx::query("UPDATE credentials SET revoked_at = COALESCE(revoked_at, $2) WHERE id = $1")
+        let (mut change, now) = self.change_trust().await?;
+        let result = sqlx::query("UPDATE credentials SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL")
             .bind(id)
-            .bind(self.now().await?)
-            .execute(&self.pool)
+            .bind(now)
+            .execute(&mut *change)
             .await?;
-        touched(&result)
+        if result.rows_affected() == 0 {
+            let known =
+                sqlx::query("SELECT id FROM credentials WHERE id = $1").bind(id).fetch_optional(&mut *change).await?;
+            return known.map(drop).ok_or(StoreError::Missing);
+        }
+        // The tokens that were minted for it end with it, on every gateway.
+        let until = seconds(now) + TOKENS_LIVE_SECONDS.unsigned_abs();
+        revoke(&mut change, now, Revocation::Credential { id: id.to_owned(), until }).await?;
+        Ok(change.commit().await?)
+    }
+
+    async fn credential_used(&self, id: &str) -> Result<(), StoreError> {
+        let now = self.now().await?;
+        // Once a minute at most: a busy credential must not make a write of every read.
+        sqlx::query(
+            "UPDATE credentials SET last_used_at = $2 WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $3)",
+        )
+        .bind(id)
+        .bind(now)
+        .bind(now - 60_000)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
     }
 
     async fn credential_by_mac(&self, mac: &str) -> Result<Option<Found>, StoreError> {

@@ -1,17 +1,87 @@
 //! What every store must do, whatever engine is under it.
 
+use postern_token::Revocation;
+
 use super::*;
 
+/// A store of its own for each test, and what must outlive it.
 struct Opened {
     store: SqlStore,
-    dir: tempfile::TempDir,
+    again: Again,
 }
 
-async fn open() -> Opened {
-    let dir = tempfile::tempdir().unwrap();
-    let store = SqlStore::open_sqlite(&dir.path().join("x.db")).await.unwrap();
+/// How to open the same database once more.
+enum Again {
+    Sqlite(tempfile::TempDir),
+    Postgres(String),
+}
+
+impl Again {
+    async fn open(&self) -> SqlStore {
+        match self {
+            Self::Sqlite(dir) => SqlStore::open_sqlite(&dir.path().join("x.db")).await.unwrap(),
+            Self::Postgres(url) => SqlStore::open_postgres(url).await.unwrap(),
+        }
+    }
+}
+
+async fn set_up(again: Again) -> Opened {
+    let store = again.open().await;
     store.set_up(InstanceRecord { id: "ins_1".to_owned(), sealed_pepper: "p".to_owned() }).await.unwrap();
-    Opened { store, dir }
+    Opened { store, again }
+}
+
+async fn sqlite() -> Option<Opened> {
+    Some(set_up(Again::Sqlite(tempfile::tempdir().unwrap())).await)
+}
+
+/// The server that `make test` starts. Without one these tests say so, and fail where everything must be there.
+const SERVER: &str = "POSTERN_TEST_POSTGRES_URL";
+
+async fn postgres() -> Option<Opened> {
+    let Ok(server) = std::env::var(SERVER) else {
+        assert!(std::env::var("CI").is_err(), "{SERVER} is not set: the behaviour suite did not run on PostgreSQL");
+        eprintln!("NOT RUN ON POSTGRESQL: {SERVER} is not set; `make test` starts a server and sets it");
+        return None;
+    };
+    sqlx::any::install_default_drivers();
+    let database = format!("t{}", uuid::Uuid::now_v7().simple());
+    let pool = sqlx::AnyPool::connect(&server).await.unwrap();
+    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {database}"))).execute(&pool).await.unwrap();
+    let (base, options) = server.split_once('?').map_or((server.as_str(), String::new()), |(base, options)| (base, format!("?{options}")));
+    let (place, _) = base.rsplit_once('/').unwrap();
+    Some(set_up(Again::Postgres(format!("{place}/{database}{options}"))).await)
+}
+
+/// Each test on both engines.
+macro_rules! behaviours {
+    ($($name:ident;)+) => {
+        mod on_sqlite {
+            $(#[tokio::test] async fn $name() { super::$name(super::sqlite().await.unwrap()).await; })+
+        }
+        mod on_postgres {
+            $(#[tokio::test] async fn $name() {
+                if let Some(opened) = super::postgres().await { super::$name(opened).await; }
+            })+
+        }
+    };
+}
+
+behaviours! {
+    an_instance_is_set_up_once;
+    the_time_is_now;
+    there_is_one_active_key_and_one_pending;
+    a_pending_key_signs_after_its_lead_and_all_acknowledgements;
+    who_does_not_acknowledge_is_left_behind_after_twice_the_lead;
+    a_revoked_key_is_gone_and_another_signs;
+    events_come_without_a_gap_in_the_order_of_the_commits;
+    what_is_revoked_is_told_and_kept;
+    a_principal_comes_with_its_credential_and_takes_all_of_them_along;
+    a_principal_whose_credential_fails_is_not_added;
+    a_revocation_stays_at_its_first_time;
+    a_model_is_replaced_only_from_the_version_before;
+    features_are_bound_in_place_and_unbound;
+    every_change_counts_and_changes_at_once_queue;
 }
 
 fn principal(name: &str, kind: Kind) -> PrincipalRecord {
@@ -37,6 +107,8 @@ fn credential(id: &str, principal_id: &str) -> CredentialRecord {
         created_at: 1,
         expires_at: Some(2),
         revoked_at: None,
+        last_used_at: None,
+        networks: vec!["10.0.0.0/8".parse().unwrap()],
     }
 }
 
@@ -52,42 +124,140 @@ fn model(name: &str, version: u64) -> ModelRecord {
     }
 }
 
-fn key(kid: &str) -> KeyRecord {
-    KeyRecord { kid: kid.to_owned(), public_jwk: "{}".to_owned(), sealed_private: Some("s".to_owned()), active: true }
+fn key(kid: &str) -> NewKey {
+    NewKey { kid: kid.to_owned(), public_jwk: "{}".to_owned(), sealed_private: "s".to_owned() }
 }
 
-#[tokio::test]
-async fn an_instance_is_set_up_once() {
-    let Opened { store, dir } = open().await;
+fn rule(lead: Millis) -> ActivationRule {
+    ActivationRule { lead, verify_on: 60_000 }
+}
+
+async fn states(store: &SqlStore) -> Vec<(String, KeyState)> {
+    let keys = store.trust().await.unwrap().keys;
+    let mut states: Vec<_> = keys.into_iter().map(|key| (key.kid, key.state)).collect();
+    states.sort_by(|one, other| one.0.cmp(&other.0));
+    states
+}
+
+async fn an_instance_is_set_up_once(Opened { store, again }: Opened) {
     let second = InstanceRecord { id: "ins_2".to_owned(), sealed_pepper: "q".to_owned() };
     assert_eq!(store.set_up(second).await.unwrap().id, "ins_1");
     drop(store);
-    let again = SqlStore::open_sqlite(&dir.path().join("x.db")).await.unwrap();
-    assert_eq!(again.instance().await.unwrap().unwrap().id, "ins_1", "and it is kept");
+    assert_eq!(again.open().await.instance().await.unwrap().unwrap().id, "ins_1", "and it is kept");
 }
 
-#[tokio::test]
-async fn the_time_is_now() {
-    let Opened { store, dir: _dir } = open().await;
+async fn the_time_is_now(Opened { store, .. }: Opened) {
     let now = postern_runtime::Clock::now(&postern_runtime::SystemClock);
     let told = u64::try_from(store.now().await.unwrap()).unwrap() / 1000;
     assert!(told.abs_diff(now) <= 2, "{told} {now}");
 }
 
-#[tokio::test]
-async fn there_is_one_active_key() {
-    let Opened { store, dir: _dir } = open().await;
-    store.add_active_key(key("a")).await.unwrap();
+async fn there_is_one_active_key_and_one_pending(Opened { store, .. }: Opened) {
+    store.add_key(key("a"), KeyState::Active).await.unwrap();
     let before = store.versions().await.unwrap();
-    assert!(matches!(store.add_active_key(key("b")).await, Err(StoreError::Exists)));
+    assert!(matches!(store.add_key(key("b"), KeyState::Active).await, Err(StoreError::Exists)));
     assert_eq!(store.versions().await.unwrap(), before, "a change that failed left nothing behind");
-    let keys = store.keys().await.unwrap();
-    assert_eq!(keys.iter().map(|key| (key.kid.as_str(), key.active)).collect::<Vec<_>>(), [("a", true)]);
+    store.add_key(key("b"), KeyState::Pending).await.unwrap();
+    assert!(matches!(store.add_key(key("c"), KeyState::Pending).await, Err(StoreError::Exists)));
+    assert_eq!(states(&store).await, [("a".to_owned(), KeyState::Active), ("b".to_owned(), KeyState::Pending)]);
 }
 
-#[tokio::test]
-async fn a_principal_comes_with_its_credential_and_takes_all_of_them_along() {
-    let Opened { store, dir: _dir } = open().await;
+async fn a_pending_key_signs_after_its_lead_and_all_acknowledgements(Opened { store, .. }: Opened) {
+    let gateway = principal("gateway", Kind::Gateway);
+    store.add_principal(gateway.clone(), None).await.unwrap();
+    assert_eq!(store.activate_key(rule(0)).await.unwrap(), Activation::NoPendingKey);
+    store.add_key(key("a"), KeyState::Active).await.unwrap();
+    store.renew_lease("replica", &gateway.id, store.versions().await.unwrap().trust).await.unwrap();
+    store.add_key(key("b"), KeyState::Pending).await.unwrap();
+    assert!(matches!(store.activate_key(rule(3_600_000)).await.unwrap(), Activation::TooEarly { wait } if wait > 3_000_000));
+    store.renew_lease("replica", &gateway.id, store.versions().await.unwrap().trust).await.unwrap();
+    let done = store.activate_key(rule(0)).await.unwrap();
+    assert_eq!(done, Activation::Done { kid: "b".to_owned(), left_behind: Vec::new() });
+    let keys = store.trust().await.unwrap().keys;
+    let retired = keys.iter().find(|key| key.kid == "a").unwrap();
+    assert_eq!((retired.state, &retired.sealed_private), (KeyState::Retired, &None), "the private half is destroyed");
+    assert_eq!(retired.remove_at, retired.retired_at.map(|time| time + 60_000));
+    store.remove_ended_keys().await.unwrap();
+    assert_eq!(states(&store).await.len(), 2, "it still verifies");
+}
+
+async fn who_does_not_acknowledge_is_left_behind_after_twice_the_lead(Opened { store, .. }: Opened) {
+    let gateway = principal("gateway", Kind::Gateway);
+    store.add_principal(gateway.clone(), None).await.unwrap();
+    store.add_key(key("a"), KeyState::Active).await.unwrap();
+    store.renew_lease("slow", &gateway.id, 1).await.unwrap();
+    store.add_key(key("b"), KeyState::Pending).await.unwrap();
+    // A lead of nothing has passed twice at once.
+    let done = store.activate_key(rule(0)).await.unwrap();
+    let Activation::Done { left_behind, .. } = done else { panic!("{done:?}") };
+    assert_eq!(left_behind.iter().map(|lease| lease.replica_id.as_str()).collect::<Vec<_>>(), ["slow"]);
+    assert!(!store.has_lease("slow").await.unwrap() && store.leases().await.unwrap().is_empty());
+    store.renew_lease("gone", &gateway.id, 1).await.unwrap();
+    store.end_lease("gone").await.unwrap();
+    assert!(!store.has_lease("gone").await.unwrap());
+}
+
+async fn a_revoked_key_is_gone_and_another_signs(Opened { store, .. }: Opened) {
+    store.add_key(key("a"), KeyState::Active).await.unwrap();
+    store.add_key(key("b"), KeyState::Pending).await.unwrap();
+    assert!(matches!(store.revoke_key("nobody", 9, key("x")).await, Err(StoreError::Missing)));
+    store.revoke_key("a", 9, key("x")).await.unwrap();
+    assert_eq!(states(&store).await, [("b".to_owned(), KeyState::Active)], "the published one signs at once");
+    store.revoke_key("b", 9, key("c")).await.unwrap();
+    assert_eq!(states(&store).await, [("c".to_owned(), KeyState::Active)], "there was none, so the new one signs");
+    let revoked = store.trust().await.unwrap().revocations;
+    assert!(revoked.contains(&Revocation::Key { kid: "a".to_owned(), until: 9 }), "{revoked:?}");
+}
+
+async fn events_come_without_a_gap_in_the_order_of_the_commits(Opened { store, .. }: Opened) {
+    let begin = store.versions().await.unwrap().trust;
+    let revocation = |number: u64| Revocation::Token {
+        jti: number.to_string(),
+        subject: "eve".to_owned(),
+        issued: number,
+        until: u64::MAX >> 1,
+    };
+    let changes = (0..20).map(|number| {
+        let store = store.clone();
+        tokio::spawn(async move { store.revoke(revocation(number)).await })
+    });
+    for change in changes.collect::<Vec<_>>() {
+        change.await.unwrap().unwrap();
+    }
+    let events = store.trust_events(begin).await.unwrap();
+    assert_eq!(events.iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>(), (begin + 1..=begin + 20).collect::<Vec<_>>());
+    assert_eq!(store.trust().await.unwrap().revocations.len(), 20);
+    assert_eq!(store.trust_events(begin + 20).await.unwrap(), []);
+    // Whoever is further behind than what is kept is told so.
+    sqlx::query("DELETE FROM trust_events WHERE sequence <= $1")
+        .bind(i64::try_from(begin + 3).unwrap())
+        .execute(store.pool())
+        .await
+        .unwrap();
+    assert!(matches!(store.trust_events(begin).await, Err(StoreError::Missing)));
+    assert_eq!(store.trust_events(begin + 3).await.unwrap().len(), 17);
+}
+
+async fn what_is_revoked_is_told_and_kept(Opened { store, again }: Opened) {
+    let eve = principal("eve", Kind::User);
+    store.add_principal(eve.clone(), Some(credential("c1", &eve.id))).await.unwrap();
+    let begin = store.versions().await.unwrap().trust;
+    store.revoke_credential("c1").await.unwrap();
+    store.remove_principal("eve", &[Kind::User]).await.unwrap();
+    let told: Vec<_> = store.trust_events(begin).await.unwrap().into_iter().map(|(_, event)| event).collect();
+    assert!(matches!(&told[0], TrustEvent::Revoked(Revocation::Credential { id, .. }) if id == "c1"), "{told:?}");
+    assert!(matches!(&told[1], TrustEvent::Revoked(Revocation::Subject { id, .. }) if *id == eve.id), "{told:?}");
+    drop(store);
+    let store = again.open().await;
+    assert_eq!(store.trust().await.unwrap().revocations.len(), 2);
+    store.forget_ended_revocations().await.unwrap();
+    assert_eq!(store.trust().await.unwrap().revocations.len(), 2, "they have not ended");
+    store.revoke(Revocation::Credential { id: "old".to_owned(), until: 1 }).await.unwrap();
+    store.forget_ended_revocations().await.unwrap();
+    assert_eq!(store.trust().await.unwrap().revocations.len(), 2, "that one had");
+}
+
+async fn a_principal_comes_with_its_credential_and_takes_all_of_them_along(Opened { store, .. }: Opened) {
     let eve = principal("eve", Kind::User);
     store.add_principal(eve.clone(), Some(credential("c1", &eve.id))).await.unwrap();
     store.add_credential(credential("c2", &eve.id)).await.unwrap();
@@ -103,9 +273,7 @@ async fn a_principal_comes_with_its_credential_and_takes_all_of_them_along() {
     assert!(store.principals().await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn a_principal_whose_credential_fails_is_not_added() {
-    let Opened { store, dir: _dir } = open().await;
+async fn a_principal_whose_credential_fails_is_not_added(Opened { store, .. }: Opened) {
     let eve = principal("eve", Kind::User);
     store.add_principal(eve.clone(), Some(credential("c1", &eve.id))).await.unwrap();
     let bob = principal("bob", Kind::User);
@@ -113,9 +281,7 @@ async fn a_principal_whose_credential_fails_is_not_added() {
     assert_eq!(store.principals().await.unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn a_revocation_stays_at_its_first_time() {
-    let Opened { store, dir: _dir } = open().await;
+async fn a_revocation_stays_at_its_first_time(Opened { store, .. }: Opened) {
     let eve = principal("eve", Kind::User);
     store.add_principal(eve.clone(), Some(credential("c1", &eve.id))).await.unwrap();
     store.revoke_credential("c1").await.unwrap();
@@ -126,9 +292,7 @@ async fn a_revocation_stays_at_its_first_time() {
     assert!(matches!(store.revoke_credential("nobody").await, Err(StoreError::Missing)));
 }
 
-#[tokio::test]
-async fn a_model_is_replaced_only_from_the_version_before() {
-    let Opened { store, dir: _dir } = open().await;
+async fn a_model_is_replaced_only_from_the_version_before(Opened { store, .. }: Opened) {
     store.add_model(model("m", 1)).await.unwrap();
     assert!(matches!(store.add_model(model("m", 1)).await, Err(StoreError::Exists)));
     store.replace_model(model("m", 2)).await.unwrap();
@@ -138,9 +302,7 @@ async fn a_model_is_replaced_only_from_the_version_before() {
     assert!(matches!(store.remove_model("m").await, Err(StoreError::Missing)));
 }
 
-#[tokio::test]
-async fn features_are_bound_in_place_and_unbound() {
-    let Opened { store, dir: _dir } = open().await;
+async fn features_are_bound_in_place_and_unbound(Opened { store, .. }: Opened) {
     for binding in ["one", "two"] {
         store.bind_feature("chat", Change::Set(binding.to_owned())).await.unwrap();
     }
@@ -149,9 +311,7 @@ async fn features_are_bound_in_place_and_unbound() {
     assert!(matches!(store.bind_feature("chat", Change::Remove).await, Err(StoreError::Missing)));
 }
 
-#[tokio::test]
-async fn every_change_counts_and_changes_at_once_queue() {
-    let Opened { store, dir: _dir } = open().await;
+async fn every_change_counts_and_changes_at_once_queue(Opened { store, .. }: Opened) {
     let before = store.versions().await.unwrap().config;
     let changes = (0..20).map(|number| {
         let store = store.clone();

@@ -2760,6 +2760,601 @@ pub mod fleet_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// A signing key's public part and times.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SigningKey {
+    /// RFC 7638 SHA-256 thumbprint.
+    #[prost(string, tag = "1")]
+    pub kid: ::prost::alloc::string::String,
+    /// Where it is in its life.
+    #[prost(enumeration = "KeyState", tag = "2")]
+    pub state: i32,
+    /// The `alg` of its tokens.
+    #[prost(string, tag = "3")]
+    pub algorithm: ::prost::alloc::string::String,
+    /// When verifiers were told of it.
+    #[prost(message, optional, tag = "4")]
+    pub publish_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it began to sign. Absent before.
+    #[prost(message, optional, tag = "5")]
+    pub activate_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it ceased to sign. Absent before.
+    #[prost(message, optional, tag = "6")]
+    pub retire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it ceases to verify. Absent before it is retired.
+    #[prost(message, optional, tag = "7")]
+    pub remove_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// A process that follows the keys.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrustSubscriber {
+    /// Its fleet member's name.
+    #[prost(string, tag = "1")]
+    pub member: ::prost::alloc::string::String,
+    /// Which of the member's replicas.
+    #[prost(string, tag = "2")]
+    pub replica_id: ::prost::alloc::string::String,
+    /// The last sequence number that it has put to use.
+    #[prost(uint64, tag = "3")]
+    pub acknowledged_sequence: u64,
+    /// When its lease ends unless it acknowledges again.
+    #[prost(message, optional, tag = "4")]
+    pub lease_end_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// Request of ListKeys.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListKeysRequest {}
+/// Response of ListKeys.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListKeysResponse {
+    /// Oldest first.
+    #[prost(message, repeated, tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<SigningKey>,
+    /// By member and replica.
+    #[prost(message, repeated, tag = "2")]
+    pub subscribers: ::prost::alloc::vec::Vec<TrustSubscriber>,
+    /// The trust state's sequence number.
+    #[prost(uint64, tag = "3")]
+    pub sequence: u64,
+}
+/// Request of RotateKeys.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateKeysRequest {}
+/// Response of RotateKeys.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateKeysResponse {
+    /// The `kid` of the key that signs now.
+    #[prost(string, tag = "1")]
+    pub active_kid: ::prost::alloc::string::String,
+}
+/// Request of RevokeKey.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeKeyRequest {
+    /// Required.
+    #[prost(string, tag = "1")]
+    pub kid: ::prost::alloc::string::String,
+}
+/// Response of RevokeKey.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeKeyResponse {
+    /// The `kid` of the key that signs now.
+    #[prost(string, tag = "1")]
+    pub active_kid: ::prost::alloc::string::String,
+}
+/// Where a key is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum KeyState {
+    /// Never sent.
+    Unspecified = 0,
+    /// Published, so that verifiers know it before it signs.
+    Pending = 1,
+    /// Signs.
+    Active = 2,
+    /// Verifies what it signed; its private half is destroyed.
+    Retired = 3,
+}
+impl KeyState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "KEY_STATE_UNSPECIFIED",
+            Self::Pending => "KEY_STATE_PENDING",
+            Self::Active => "KEY_STATE_ACTIVE",
+            Self::Retired => "KEY_STATE_RETIRED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "KEY_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "KEY_STATE_PENDING" => Some(Self::Pending),
+            "KEY_STATE_ACTIVE" => Some(Self::Active),
+            "KEY_STATE_RETIRED" => Some(Self::Retired),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod key_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// The life of the signing keys: published, then active, then retired, then removed, on a schedule. What an administrator does here
+    /// is to hasten it.
+    #[derive(Debug, Clone)]
+    pub struct KeyServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl KeyServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> KeyServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> KeyServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            KeyServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Lists the keys that verify, and the replicas that follow them.
+        /// Callers: role admin or auditor.
+        /// Reasons: the token's, ROLE_MISSING, STORE_UNAVAILABLE.
+        pub async fn list_keys(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListKeysRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListKeysResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.KeyService/ListKeys",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.instance.v1.KeyService", "ListKeys"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lets the published key sign from now on, and publishes the next. Never earlier than it has been published for its lead and
+        /// every subscriber has acknowledged it.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, KEY_NOT_READY, STORE_UNAVAILABLE.
+        pub async fn rotate_keys(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RotateKeysRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RotateKeysResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.KeyService/RotateKeys",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.instance.v1.KeyService", "RotateKeys"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends a key that is compromised: everything that it signed is refused everywhere within a second, and the published key signs
+        /// at once.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, STORE_UNAVAILABLE.
+        pub async fn revoke_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeKeyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.KeyService/RevokeKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.instance.v1.KeyService", "RevokeKey"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod key_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with KeyServiceServer.
+    #[async_trait]
+    pub trait KeyService: std::marker::Send + std::marker::Sync + 'static {
+        /// Lists the keys that verify, and the replicas that follow them.
+        /// Callers: role admin or auditor.
+        /// Reasons: the token's, ROLE_MISSING, STORE_UNAVAILABLE.
+        async fn list_keys(
+            &self,
+            request: tonic::Request<super::ListKeysRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListKeysResponse>,
+            tonic::Status,
+        >;
+        /// Lets the published key sign from now on, and publishes the next. Never earlier than it has been published for its lead and
+        /// every subscriber has acknowledged it.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, KEY_NOT_READY, STORE_UNAVAILABLE.
+        async fn rotate_keys(
+            &self,
+            request: tonic::Request<super::RotateKeysRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RotateKeysResponse>,
+            tonic::Status,
+        >;
+        /// Ends a key that is compromised: everything that it signed is refused everywhere within a second, and the published key signs
+        /// at once.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, STORE_UNAVAILABLE.
+        async fn revoke_key(
+            &self,
+            request: tonic::Request<super::RevokeKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeKeyResponse>,
+            tonic::Status,
+        >;
+    }
+    /// The life of the signing keys: published, then active, then retired, then removed, on a schedule. What an administrator does here
+    /// is to hasten it.
+    #[derive(Debug)]
+    pub struct KeyServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> KeyServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for KeyServiceServer<T>
+    where
+        T: KeyService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/postern.instance.v1.KeyService/ListKeys" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListKeysSvc<T: KeyService>(pub Arc<T>);
+                    impl<
+                        T: KeyService,
+                    > tonic::server::UnaryService<super::ListKeysRequest>
+                    for ListKeysSvc<T> {
+                        type Response = super::ListKeysResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListKeysRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as KeyService>::list_keys(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListKeysSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.instance.v1.KeyService/RotateKeys" => {
+                    #[allow(non_camel_case_types)]
+                    struct RotateKeysSvc<T: KeyService>(pub Arc<T>);
+                    impl<
+                        T: KeyService,
+                    > tonic::server::UnaryService<super::RotateKeysRequest>
+                    for RotateKeysSvc<T> {
+                        type Response = super::RotateKeysResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RotateKeysRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as KeyService>::rotate_keys(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RotateKeysSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.instance.v1.KeyService/RevokeKey" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeKeySvc<T: KeyService>(pub Arc<T>);
+                    impl<
+                        T: KeyService,
+                    > tonic::server::UnaryService<super::RevokeKeyRequest>
+                    for RevokeKeySvc<T> {
+                        type Response = super::RevokeKeyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeKeyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as KeyService>::revoke_key(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeKeySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for KeyServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "postern.instance.v1.KeyService";
+    impl<T> tonic::server::NamedService for KeyServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// A user or a service account.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Principal {
@@ -2800,6 +3395,12 @@ pub struct Credential {
     /// When it was revoked. Absent: it is not.
     #[prost(message, optional, tag = "6")]
     pub revoke_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it was last exchanged, to the minute. Absent: never.
+    #[prost(message, optional, tag = "7")]
+    pub last_use_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Networks from which it may be used, as CIDR. Empty: anywhere.
+    #[prost(string, repeated, tag = "8")]
+    pub networks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Request of CreatePrincipal.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2856,6 +3457,9 @@ pub struct CreateCredentialRequest {
     /// Default: absent, it does not end by itself.
     #[prost(message, optional, tag = "4")]
     pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Networks from which it may be used, as CIDR. Default: empty, anywhere.
+    #[prost(string, repeated, tag = "5")]
+    pub networks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Response of CreateCredential.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2935,6 +3539,8 @@ pub enum Role {
     Admin = 1,
     /// Models and features.
     ModelManager = 2,
+    /// Reads keys, tokens and the audit log; changes nothing.
+    Auditor = 3,
 }
 impl Role {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2946,6 +3552,7 @@ impl Role {
             Self::Unspecified => "ROLE_UNSPECIFIED",
             Self::Admin => "ROLE_ADMIN",
             Self::ModelManager => "ROLE_MODEL_MANAGER",
+            Self::Auditor => "ROLE_AUDITOR",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2954,6 +3561,7 @@ impl Role {
             "ROLE_UNSPECIFIED" => Some(Self::Unspecified),
             "ROLE_ADMIN" => Some(Self::Admin),
             "ROLE_MODEL_MANAGER" => Some(Self::ModelManager),
+            "ROLE_AUDITOR" => Some(Self::Auditor),
             _ => None,
         }
     }
@@ -3744,6 +4352,45 @@ pub mod principal_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// Request of IntrospectToken.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct IntrospectTokenRequest {
+    /// Required. The access token.
+    #[prost(string, tag = "1")]
+    pub token: ::prost::alloc::string::String,
+}
+/// Response of IntrospectToken. Of a token that is not active, nothing else is set.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IntrospectTokenResponse {
+    /// Whether it is good now.
+    #[prost(bool, tag = "1")]
+    pub active: bool,
+    /// The claims as JSON text.
+    #[prost(string, tag = "2")]
+    pub claims_json: ::prost::alloc::string::String,
+}
+/// Request of RevokeToken.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct RevokeTokenRequest {
+    /// Required. The access token or credential.
+    #[prost(string, tag = "1")]
+    pub token: ::prost::alloc::string::String,
+}
+/// Response of RevokeToken.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeTokenResponse {}
+/// Request of RevokeSubject.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeSubjectRequest {
+    /// Required. The principal's name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Response of RevokeSubject.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeSubjectResponse {}
 /// Request of ExchangeToken.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
@@ -3763,6 +4410,9 @@ pub struct ExchangeTokenRequest {
     /// How long the token shall live. Default: the instance's access-token life (300 s); never longer than its maximum.
     #[prost(message, optional, tag = "5")]
     pub lifetime: ::core::option::Option<::prost_types::Duration>,
+    /// The credential of who acts for the subject; the token names it in `act`. Default: empty, nobody.
+    #[prost(string, tag = "6")]
+    pub actor_token: ::prost::alloc::string::String,
 }
 /// Response of ExchangeToken.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3908,6 +4558,98 @@ pub mod token_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Says whether an access token of this instance is good now, and what it says (RFC 7662). A bad token is not an error: it is
+        /// not active, and no word is said on why.
+        /// Callers: gateways for tokens of their own audience; role admin or auditor for any (scope instance:fleet, instance:admin).
+        /// Reasons: the token's, ROLE_MISSING, STORE_UNAVAILABLE.
+        pub async fn introspect_token(
+            &mut self,
+            request: impl tonic::IntoRequest<super::IntrospectTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::IntrospectTokenResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.TokenService/IntrospectToken",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "postern.instance.v1.TokenService",
+                        "IntrospectToken",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends an access token, or the credential that is shown (RFC 7009): refused everywhere within a second of the answer. A token
+        /// that is not good anyway is not an error.
+        /// Callers: anyone who holds the token or credential; it is the authentication.
+        /// Reasons: STORE_UNAVAILABLE.
+        pub async fn revoke_token(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeTokenResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.TokenService/RevokeToken",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("postern.instance.v1.TokenService", "RevokeToken"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends every access token that a user, program or member of the fleet holds now. Its credentials stay.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, STORE_UNAVAILABLE.
+        pub async fn revoke_subject(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeSubjectRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeSubjectResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.TokenService/RevokeSubject",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("postern.instance.v1.TokenService", "RevokeSubject"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3931,6 +4673,38 @@ pub mod token_service_server {
             request: tonic::Request<super::ExchangeTokenRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ExchangeTokenResponse>,
+            tonic::Status,
+        >;
+        /// Says whether an access token of this instance is good now, and what it says (RFC 7662). A bad token is not an error: it is
+        /// not active, and no word is said on why.
+        /// Callers: gateways for tokens of their own audience; role admin or auditor for any (scope instance:fleet, instance:admin).
+        /// Reasons: the token's, ROLE_MISSING, STORE_UNAVAILABLE.
+        async fn introspect_token(
+            &self,
+            request: tonic::Request<super::IntrospectTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::IntrospectTokenResponse>,
+            tonic::Status,
+        >;
+        /// Ends an access token, or the credential that is shown (RFC 7009): refused everywhere within a second of the answer. A token
+        /// that is not good anyway is not an error.
+        /// Callers: anyone who holds the token or credential; it is the authentication.
+        /// Reasons: STORE_UNAVAILABLE.
+        async fn revoke_token(
+            &self,
+            request: tonic::Request<super::RevokeTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeTokenResponse>,
+            tonic::Status,
+        >;
+        /// Ends every access token that a user, program or member of the fleet holds now. Its credentials stay.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, STORE_UNAVAILABLE.
+        async fn revoke_subject(
+            &self,
+            request: tonic::Request<super::RevokeSubjectRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeSubjectResponse>,
             tonic::Status,
         >;
     }
@@ -4056,6 +4830,141 @@ pub mod token_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/postern.instance.v1.TokenService/IntrospectToken" => {
+                    #[allow(non_camel_case_types)]
+                    struct IntrospectTokenSvc<T: TokenService>(pub Arc<T>);
+                    impl<
+                        T: TokenService,
+                    > tonic::server::UnaryService<super::IntrospectTokenRequest>
+                    for IntrospectTokenSvc<T> {
+                        type Response = super::IntrospectTokenResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::IntrospectTokenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TokenService>::introspect_token(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = IntrospectTokenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.instance.v1.TokenService/RevokeToken" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeTokenSvc<T: TokenService>(pub Arc<T>);
+                    impl<
+                        T: TokenService,
+                    > tonic::server::UnaryService<super::RevokeTokenRequest>
+                    for RevokeTokenSvc<T> {
+                        type Response = super::RevokeTokenResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeTokenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TokenService>::revoke_token(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeTokenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.instance.v1.TokenService/RevokeSubject" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeSubjectSvc<T: TokenService>(pub Arc<T>);
+                    impl<
+                        T: TokenService,
+                    > tonic::server::UnaryService<super::RevokeSubjectRequest>
+                    for RevokeSubjectSvc<T> {
+                        type Response = super::RevokeSubjectResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeSubjectRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TokenService>::revoke_subject(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeSubjectSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => {
                     Box::pin(async move {
                         let mut response = http::Response::new(
@@ -4109,7 +5018,8 @@ pub struct GetJwksResponse {
     #[prost(message, optional, tag = "2")]
     pub max_age: ::core::option::Option<::prost_types::Duration>,
 }
-/// What a subscriber says. The first message names the replica; each later one acknowledges.
+/// What a subscriber says. The first message names the replica; each later one acknowledges. An acknowledgement answers every
+/// snapshot, delta and heartbeat: it is what keeps the subscriber's lease.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchTrustRequest {
     /// Required in the first message. Unique among the replicas of one fleet member, and new at each start: replicas share
@@ -4124,7 +5034,7 @@ pub struct WatchTrustRequest {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WatchTrustResponse {
     /// Required.
-    #[prost(oneof = "watch_trust_response::Message", tags = "1, 2")]
+    #[prost(oneof = "watch_trust_response::Message", tags = "1, 2, 3")]
     pub message: ::core::option::Option<watch_trust_response::Message>,
 }
 /// Nested message and enum types in `WatchTrustResponse`.
@@ -4138,6 +5048,90 @@ pub mod watch_trust_response {
         /// Nothing new: the state as of this sequence number still holds.
         #[prost(message, tag = "2")]
         Heartbeat(super::TrustHeartbeat),
+        /// One change.
+        #[prost(message, tag = "3")]
+        Delta(super::TrustDelta),
+    }
+}
+/// One change. Its sequence number is that of the state before it and one more.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrustDelta {
+    /// The state's sequence number with this change.
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    /// Absent for a change that is no verifier's business.
+    #[prost(oneof = "trust_delta::Change", tags = "2, 3, 4")]
+    pub change: ::core::option::Option<trust_delta::Change>,
+}
+/// Nested message and enum types in `TrustDelta`.
+pub mod trust_delta {
+    /// Absent for a change that is no verifier's business.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Change {
+        /// A key that may sign from some time on.
+        #[prost(message, tag = "2")]
+        KeyAdded(super::TrustKey),
+        /// The `kid` of a key that verifies nothing from now on.
+        #[prost(string, tag = "3")]
+        KeyRemoved(::prost::alloc::string::String),
+        /// Something that is refused although it is signed.
+        #[prost(message, tag = "4")]
+        Revocation(super::Revocation),
+    }
+}
+/// Something that is refused although it is signed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Revocation {
+    /// When it may be forgotten, in seconds since 1970: nothing that it refuses is alive after that.
+    #[prost(uint64, tag = "6")]
+    pub until: u64,
+    /// Required.
+    #[prost(oneof = "revocation::Of", tags = "1, 2, 3, 4, 5")]
+    pub of: ::core::option::Option<revocation::Of>,
+}
+/// Nested message and enum types in `Revocation`.
+pub mod revocation {
+    /// A token.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Token {
+        /// Its `jti`.
+        #[prost(string, tag = "1")]
+        pub jti: ::prost::alloc::string::String,
+        /// Its `sub`.
+        #[prost(string, tag = "2")]
+        pub subject: ::prost::alloc::string::String,
+        /// Its `iat`.
+        #[prost(uint64, tag = "3")]
+        pub issued: u64,
+    }
+    /// Tokens by their time.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct UpTo {
+        /// The `sub` or `postern_instance`.
+        #[prost(string, tag = "1")]
+        pub id: ::prost::alloc::string::String,
+        /// The last `iat` that is refused.
+        #[prost(uint64, tag = "2")]
+        pub issued: u64,
+    }
+    /// Required.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Of {
+        /// One token.
+        #[prost(message, tag = "1")]
+        Token(Token),
+        /// Every token of this credential.
+        #[prost(string, tag = "2")]
+        CredentialId(::prost::alloc::string::String),
+        /// Every token of a subject up to a time.
+        #[prost(message, tag = "3")]
+        Subject(UpTo),
+        /// Every token of an instance up to a time.
+        #[prost(message, tag = "4")]
+        Instance(UpTo),
+        /// Every token that the key of this `kid` signed.
+        #[prost(string, tag = "5")]
+        Kid(::prost::alloc::string::String),
     }
 }
 /// A part of a snapshot. A snapshot replaces all that was known when its last chunk has come.
@@ -4155,6 +5149,9 @@ pub struct TrustChunk {
     /// Public keys, at most 16 a chunk.
     #[prost(message, repeated, tag = "4")]
     pub keys: ::prost::alloc::vec::Vec<TrustKey>,
+    /// At most 1024 a chunk.
+    #[prost(message, repeated, tag = "5")]
+    pub revocations: ::prost::alloc::vec::Vec<Revocation>,
 }
 /// What to demand of an issuer's tokens.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -4311,7 +5308,8 @@ pub mod trust_service_client {
                 .insert(GrpcMethod::new("postern.instance.v1.TrustService", "GetJwks"));
             self.inner.unary(req, path, codec).await
         }
-        /// Streams the trust state: a snapshot in chunks, then a new snapshot at each change, and heartbeats between.
+        /// Streams the trust state: a snapshot in chunks, then a delta for each change, and heartbeats between. A subscriber that
+        /// finds a gap in the sequence connects again for a snapshot; so does one that the instance has no deltas for.
         /// Callers: gateways and adapters (scope instance:fleet).
         /// Reasons: the token's, ROLE_MISSING, DRAINING.
         pub async fn watch_trust(
@@ -4368,7 +5366,8 @@ pub mod trust_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// Streams the trust state: a snapshot in chunks, then a new snapshot at each change, and heartbeats between.
+        /// Streams the trust state: a snapshot in chunks, then a delta for each change, and heartbeats between. A subscriber that
+        /// finds a gap in the sequence connects again for a snapshot; so does one that the instance has no deltas for.
         /// Callers: gateways and adapters (scope instance:fleet).
         /// Reasons: the token's, ROLE_MISSING, DRAINING.
         async fn watch_trust(

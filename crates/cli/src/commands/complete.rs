@@ -43,7 +43,7 @@ pub async fn chat(client: &Client, args: Chat, json: bool) -> Result<Output, Pro
     while let Some(message) = events.message().await.map_err(failed)? {
         shown.take(message.event.and_then(|event| event.event))?;
     }
-    Ok(shown.output())
+    shown.output()
 }
 
 /// Completes code.
@@ -63,7 +63,7 @@ pub async fn code(client: &Client, args: Code, json: bool) -> Result<Output, Pro
     while let Some(message) = events.message().await.map_err(failed)? {
         shown.take(message.event.and_then(|event| event.event))?;
     }
-    Ok(shown.output())
+    shown.output()
 }
 
 fn or_stdin(text: Option<String>) -> Result<String, Problem> {
@@ -71,8 +71,11 @@ fn or_stdin(text: Option<String>) -> Result<String, Problem> {
         return Ok(text);
     }
     let mut text = String::new();
-    let read = std::io::stdin().take(MAX_INPUT_BYTES).read_to_string(&mut text);
-    read.map_err(|error| Problem::new(format!("standard input: {error}")))?;
+    let read = std::io::stdin().take(MAX_INPUT_BYTES + 1).read_to_string(&mut text);
+    let read = read.map_err(|error| Problem::new(format!("standard input: {error}")))?;
+    if u64::try_from(read).is_ok_and(|read| read > MAX_INPUT_BYTES) {
+        return Err(Problem::new(format!("standard input is longer than {} MiB", MAX_INPUT_BYTES >> 20)));
+    }
     Ok(text)
 }
 
@@ -147,18 +150,21 @@ impl Shown {
         written.map_err(|error| Problem::new(format!("standard output: {error}")))
     }
 
-    fn output(self) -> Output {
+    fn output(self) -> Result<Output, Problem> {
+        let Some(finish) = self.finish else {
+            return Err(Problem::new("the answer broke off: its end did not come"));
+        };
         let tokens = |count: Option<u64>| count.map_or("?".to_owned(), |count| count.to_string());
         let usage = self.usage.unwrap_or_default();
-        let finish = self.finish.map_or("none", |finish| match finish {
+        let finish = match finish {
             FinishReason::Stop => "stop",
             FinishReason::Length => "length",
             FinishReason::ToolCalls => "tool_calls",
             FinishReason::ContentFilter => "content_filter",
             FinishReason::Other | FinishReason::Unspecified => "other",
-        });
+        };
         if !self.json {
-            println!();
+            self.show("\n")?;
             for warning in &self.warnings {
                 eprintln!("note: {warning}");
             }
@@ -169,6 +175,6 @@ impl Shown {
             "model": self.model, "text": self.text, "finish_reason": finish, "warnings": self.warnings,
             "usage": { "input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens },
         });
-        Output::new("", json)
+        Ok(Output::new("", json))
     }
 }

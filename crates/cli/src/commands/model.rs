@@ -125,6 +125,12 @@ fn with_settings(mut model: pb::Model, settings: ModelSettings) -> pb::Model {
     put(&mut model.provider, settings.provider);
     put(&mut model.endpoint_networks, texts(settings.endpoint_network));
     put(&mut model.client_networks, texts(settings.client_network));
+    if settings.no_endpoint_network {
+        model.endpoint_networks.clear();
+    }
+    if settings.any_client_network {
+        model.client_networks.clear();
+    }
     put(&mut model.adapter_group, settings.adapter_group);
     let limits = model.limits.get_or_insert_default();
     put(&mut limits.context_length, settings.context_length);

@@ -39,7 +39,11 @@ pub async fn status(client: &Client) -> Result<Output, Problem> {
             json!({ "error": { "reason": failure.reason.name(), "message": failure.message } })
         }
     };
-    let good = instance == "serving" && gateway == "serving";
+    let usable = match &models {
+        Ok(_) => true,
+        Err(failure) => failure.reason == Reason::ScopeDenied,
+    };
+    let good = instance == "serving" && gateway == "serving" && usable;
     let json = json!({
         "instance": { "address": instance_at, "health": instance },
         "gateway": { "address": gateway_at, "health": gateway },

@@ -2,6 +2,7 @@
 
 use postern_proto::instance::v1 as pb;
 use postern_proto::instance::v1::principal_service_client::PrincipalServiceClient;
+use postern_proto::instance::v1::token_service_client::TokenServiceClient;
 use postern_runtime::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 
@@ -20,6 +21,7 @@ pub async fn run(client: &Client, command: User) -> Result<Output, Problem> {
             let wire = |role: &Role| match role {
                 Role::Admin => pb::Role::Admin as i32,
                 Role::ModelManager => pb::Role::ModelManager as i32,
+                Role::Auditor => pb::Role::Auditor as i32,
             };
             let roles = role.iter().map(wire).collect();
             let request = client.administer(pb::CreatePrincipalRequest { name, kind: kind as i32, roles }).await?;
@@ -41,6 +43,12 @@ pub async fn run(client: &Client, command: User) -> Result<Output, Problem> {
             principals.delete_principal(request).await.map_err(|status| of_instance(&status))?;
             Ok(Output::new(format!("removed {name} and all tokens"), json!({ "removed": name })))
         }
+        User::RevokeAccess { name } => {
+            let request = client.administer(pb::RevokeSubjectRequest { name: name.clone() }).await?;
+            let mut tokens = TokenServiceClient::new(client.instance());
+            tokens.revoke_subject(request).await.map_err(|status| of_instance(&status))?;
+            Ok(Output::new(format!("revoked every access token of {name}"), json!({ "revoked": name })))
+        }
         User::Token(command) => token(client, &mut principals, command).await,
     }
 }
@@ -51,7 +59,7 @@ async fn token(
     command: UserToken,
 ) -> Result<Output, Problem> {
     match command {
-        UserToken::Add { name, purpose, label, expires_in_days, out } => {
+        UserToken::Add { name, purpose, label, network, expires_in_days, out } => {
             if let Some(path) = &out {
                 secret::must_be_free(path)?;
             }
@@ -68,6 +76,7 @@ async fn token(
                 purpose: purpose as i32,
                 label,
                 expire_time: expires_in_days.map(end),
+                networks: network.iter().map(ToString::to_string).collect(),
             };
             let request = client.administer(message).await?;
             let made = principals.create_credential(request).await.map_err(|status| of_instance(&status))?.into_inner();
@@ -89,17 +98,18 @@ async fn token(
             let list = principals.list_credentials(request).await.map_err(|status| of_instance(&status))?.into_inner();
             let row = |one: &pb::Credential| {
                 let state = if one.revoke_time.is_some() { "revoked" } else { "live" };
-                [one.id.clone(), purpose(one).to_owned(), one.label.clone(), time(one.expire_time), state.to_owned()]
+                let used = time(one.last_use_time);
+                let (label, ends) = (one.label.clone(), time(one.expire_time));
+                [one.id.clone(), purpose(one).to_owned(), label, ends, used, state.to_owned()]
             };
             let rows = list.credentials.iter().map(row).collect();
             let json = list.credentials.iter().map(credential_view).collect();
-            Ok(Output::table(["ID", "PURPOSE", "LABEL", "ENDS", "STATE"], rows, json))
+            Ok(Output::table(["ID", "PURPOSE", "LABEL", "ENDS", "LAST USED", "STATE"], rows, json))
         }
         UserToken::Revoke { id } => {
             let request = client.administer(pb::RevokeCredentialRequest { id: id.clone() }).await?;
             principals.revoke_credential(request).await.map_err(|status| of_instance(&status))?;
-            let text =
-                format!("revoked {id}: no access token is minted for it; those there are live out their minutes");
+            let text = format!("revoked {id}, and the access tokens that were minted for it");
             Ok(Output::new(text, json!({ "revoked": id })))
         }
     }
@@ -116,6 +126,7 @@ fn roles(principal: &pb::Principal) -> Vec<&'static str> {
     let name = |role: pb::Role| match role {
         pb::Role::Admin => "admin",
         pb::Role::ModelManager => "model-manager",
+        pb::Role::Auditor => "auditor",
         pb::Role::Unspecified => "unknown",
     };
     principal.roles().map(name).collect()
@@ -139,6 +150,7 @@ fn credential_view(credential: &pb::Credential) -> Value {
     json!({
         "id": credential.id, "purpose": purpose(credential), "label": credential.label,
         "created_at": time(credential.create_time), "expires_at": time(credential.expire_time),
-        "revoked_at": time(credential.revoke_time),
+        "revoked_at": time(credential.revoke_time), "last_used_at": time(credential.last_use_time),
+        "networks": credential.networks,
     })
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use futures_util::Stream;
 use futures_util::stream::{self, BoxStream};
 use http::HeaderMap;
@@ -12,6 +13,9 @@ use postern_proto::model::v1::model_service_server::ModelService;
 use postern_proto::model::v1::{
     ChatPrompt, GenerateRequest, GenerateResponse, StreamGenerateRequest, StreamGenerateResponse, generation,
 };
+use postern_runtime::Verifier;
+use postern_runtime::verifier::TrustChange;
+use postern_token::{IssuerProfile, PublicKey, Revocation, thumbprint};
 use tokio::time::sleep;
 use tonic::{Request, Response, Status};
 
@@ -103,6 +107,31 @@ fn model() -> Arc<Model> {
 struct Bench {
     adapter: Arc<Scripted>,
     pipeline: Pipeline,
+    token: String,
+}
+
+/// A verifier that knows one key, and a token of that key.
+fn trusted() -> (Verifier, String) {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD as B64;
+    let pair = Ed25519KeyPair::generate().unwrap();
+    let mut jwk = serde_json::json!({
+        "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "x": B64.encode(pair.public_key().as_ref()),
+    });
+    jwk["kid"] = thumbprint(&serde_json::from_value(jwk.clone()).unwrap()).unwrap().into();
+    let key = PublicKey::own(&jwk.to_string()).unwrap();
+    let clock = postern_runtime::SystemClock;
+    let now = postern_runtime::Clock::now(&clock);
+    let claims = serde_json::json!({
+        "iss": "i", "sub": "usr", "aud": "a", "exp": now + 300, "nbf": now, "iat": now, "jti": "j", "client_id": "usr",
+        "scope": "", "postern_instance": "ins", "postern_realm": "self-managed", "postern_credential": "crd",
+    });
+    let signed = format!("{}.{}", key.header(), B64.encode(claims.to_string()));
+    let token = format!("{signed}.{}", B64.encode(pair.sign(signed.as_bytes())));
+    let verifier = Verifier::new(Arc::new(clock));
+    let profile = IssuerProfile::own("i".to_owned(), "ins".to_owned(), "a".to_owned(), 900);
+    verifier.replace_own(profile, vec![key], []);
+    (verifier, token)
 }
 
 impl Bench {
@@ -110,14 +139,15 @@ impl Bench {
         let adapter = Arc::new(Scripted { plays: Mutex::new(plays.into_iter().collect()), ..Default::default() });
         let service: Arc<dyn ModelService<StreamGenerateStream = Responses>> = adapter.clone();
         let adapters = HashMap::from([("default".to_owned(), Adapter::Embedded(service))]);
+        let (verifier, token) = trusted();
         let pipeline = Pipeline {
-            verifier: postern_runtime::auth::Verifier::new(Arc::new(postern_runtime::SystemClock)),
+            verifier,
             routes: Routes::default(),
             adapters: Adapters(Arc::new(adapters)),
             admission: Admission::new(10),
             sessions: Sessions::default(),
         };
-        Self { adapter, pipeline }
+        Self { adapter, pipeline, token }
     }
 
     async fn begin(&self, endpoints: &[&str], timeout: Option<Duration>) -> Result<Completion, Failure> {
@@ -132,7 +162,9 @@ impl Bench {
         };
         let permit = Permit::of("usr", vec![model()]);
         let place = self.pipeline.admission.admit(&permit)?;
-        let held = Held { _place: place, session: self.pipeline.sessions.enter(&permit, None), permit };
+        let session = self.pipeline.sessions.enter(&permit, None);
+        let standing = self.pipeline.verifier.standing(self.pipeline.verifier.verify(&self.token, None)?);
+        let held = Held { _place: place, session, permit, standing };
         let headers = HeaderMap::new();
         let caller = Caller {
             headers: &headers,
@@ -263,4 +295,29 @@ async fn when_all_fail_the_first_choices_failure_is_told() {
     let bench = Bench::playing([Play::Refuse(first), Play::Refuse(upstream(Reason::ModelFailed))]);
     let failure = bench.begin(&["e1", "e2"], None).await.err().unwrap();
     assert_eq!((failure.reason, failure.retry_after), (Reason::ModelRateLimited, Some(7 * SECOND)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn revoking_the_token_ends_what_it_was_admitted_with() {
+    let revoke = |bench: &Bench| {
+        let verifier = bench.pipeline.verifier.clone();
+        tokio::spawn(async move {
+            sleep(3 * SECOND).await;
+            let revocation = Revocation::Credential { id: "crd".to_owned(), until: u64::MAX >> 1 };
+            verifier.apply(TrustChange::Revoked(revocation));
+        })
+    };
+    let bench = Bench::playing([Play::Hang, good()]);
+    let _revoking = revoke(&bench);
+    let begun = Instant::now();
+    assert_eq!(bench.begin(&["e1", "e2"], None).await.err().unwrap().reason, Reason::TokenRevoked);
+    assert_eq!((begun.elapsed(), bench.adapter.asked.lock().unwrap().len()), (3 * SECOND, 1));
+
+    let bench = Bench::playing([Play::Stream(vec![(SECOND, start()), (SECOND, text("a"))], true)]);
+    let completion = bench.begin(&["e1"], None).await.unwrap();
+    let _revoking = revoke(&bench);
+    let begun = Instant::now();
+    assert_eq!(drain(completion).await, ("a".to_owned(), Err(Reason::TokenRevoked)));
+    assert_eq!(begun.elapsed(), 3 * SECOND);
+    assert_eq!(bench.begin(&["e1"], None).await.err().unwrap().reason, Reason::TokenRevoked, "nor does it begin anew");
 }

@@ -1,0 +1,298 @@
+//! OAuth over HTTP: tokens (RFC 6749 §4.4, RFC 8693), introspection (RFC 7662), revocation (RFC 7009). Their errors are the RFCs'.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use postern_proto::{Failure, Reason};
+use postern_runtime::Clock;
+use serde_json::{Value, json};
+
+use super::token::{ACCESS_TOKEN_TYPE, CREDENTIAL_TYPE, MAX_SCOPES};
+use crate::exchange::{Asked, Exchange, Exchanged};
+use crate::introspection::{Introspection, Reach};
+use crate::store::Found;
+
+/// RFC 6749 §4.4.2.
+pub(super) const CLIENT_CREDENTIALS: &str = "client_credentials";
+/// RFC 8693 §2.1.
+pub(super) const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+/// How clients may say who they are.
+pub(super) const AUTH_METHODS: [&str; 2] = ["client_secret_basic", "client_secret_post"];
+/// Largest body, in bytes: two tokens and some room.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// The door.
+pub struct OAuthDoor {
+    /// Exchanges.
+    pub exchange: Arc<Exchange>,
+    /// Introspects and revokes.
+    pub introspection: Arc<Introspection>,
+    /// For `expires_in`.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// The routes.
+pub(super) fn router(door: OAuthDoor) -> Router {
+    Router::new()
+        .route("/oauth/token", post(token))
+        .route("/oauth/introspect", post(introspect))
+        .route("/oauth/revoke", post(revoke))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(Arc::new(door))
+}
+
+/// An error in the form of RFC 6749 §5.2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct OAuthError {
+    status: StatusCode,
+    error: &'static str,
+    description: String,
+    retry_after: Option<u64>,
+}
+
+impl OAuthError {
+    fn bad(error: &'static str, description: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, error, description: description.into(), retry_after: None }
+    }
+
+    fn client(description: impl Into<String>) -> Self {
+        Self { status: StatusCode::UNAUTHORIZED, ..Self::bad("invalid_client", description) }
+    }
+
+    /// What a failure of the domain is called here. `invalid_credential` is what a credential that does not hold is called.
+    fn of(failure: Failure, invalid_credential: &'static str) -> Self {
+        let about = |field: &str| failure.fields.iter().any(|(name, _)| name == field);
+        let (status, error) = match failure.reason {
+            Reason::CredentialInvalid if invalid_credential == "invalid_client" => (401, "invalid_client"),
+            Reason::CredentialInvalid => (400, invalid_credential),
+            Reason::AudienceDenied => (400, "invalid_target"),
+            Reason::RequestInvalid if about("audience") => (400, "invalid_target"),
+            Reason::ScopeDenied => (400, "invalid_scope"),
+            Reason::RequestInvalid if about("scope") => (400, "invalid_scope"),
+            Reason::RequestInvalid => (400, "invalid_request"),
+            Reason::AttemptsLimited => (429, "temporarily_unavailable"),
+            Reason::StoreUnavailable => (503, "temporarily_unavailable"),
+            _ => (500, "server_error"),
+        };
+        Self {
+            status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            error,
+            retry_after: failure.retry_after.map(|wait| wait.as_secs().max(1)),
+            description: failure.message,
+        }
+    }
+
+    fn response(self) -> Response {
+        tracing::info!(reason = self.error, message = self.description, "request refused");
+        // RFC 6749 §5.2 leaves quotes, backslashes and everything beyond ASCII out of a description.
+        let printable = |c: &char| matches!(c, ' '..='~') && !matches!(c, '"' | '\\');
+        let description: String = self.description.chars().filter(printable).collect();
+        let mut response =
+            (self.status, Json(json!({ "error": self.error, "error_description": description }))).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"postern\""));
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}
+
+/// A request's form and what its head says of the client.
+struct Form {
+    members: BTreeMap<String, String>,
+    basic: Option<(String, String)>,
+    address: Option<IpAddr>,
+}
+
+impl Form {
+    async fn read(request: Request) -> Result<Self, OAuthError> {
+        let invalid = |text: &str| OAuthError::bad("invalid_request", text);
+        let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+        let kind = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+            return Err(invalid("the body must be application/x-www-form-urlencoded"));
+        }
+        let basic = basic(request.headers())?;
+        use axum::extract::FromRequest as _;
+        let body = Bytes::from_request(request, &()).await.map_err(|_| invalid("the body is too large or broke off"))?;
+        let mut members = BTreeMap::new();
+        for (name, value) in form_urlencoded::parse(&body) {
+            // RFC 6749 §3.2: none may come twice, and an empty one counts as absent.
+            if !value.is_empty() && members.insert(name.to_string(), value.into_owned()).is_some() {
+                return Err(invalid("a parameter is given twice"));
+            }
+        }
+        Ok(Self { members, basic, address: address.map(|address| address.to_canonical()) })
+    }
+
+    fn get(&self, name: &str) -> &str {
+        self.members.get(name).map(String::as_str).unwrap_or_default()
+    }
+
+    /// The client's id and secret: by Basic or in the body, not both (RFC 6749 §2.3).
+    fn client(&self) -> Result<Option<(&str, &str)>, OAuthError> {
+        let posted = match (self.get("client_id"), self.get("client_secret")) {
+            (_, "") => None,
+            posted => Some(posted),
+        };
+        match (&self.basic, posted) {
+            (Some(_), Some(_)) => Err(OAuthError::bad("invalid_request", "two ways of client authentication at once")),
+            (Some((id, secret)), None) => Ok(Some((id.as_str(), secret.as_str()))),
+            (None, posted) => Ok(posted),
+        }
+    }
+
+    fn asked(&self) -> Result<Asked, OAuthError> {
+        let scope: Vec<String> = self.get("scope").split(' ').filter(|one| !one.is_empty()).map(str::to_owned).collect();
+        if scope.len() > MAX_SCOPES {
+            return Err(OAuthError::bad("invalid_scope", format!("at most {MAX_SCOPES} scopes")));
+        }
+        let lifetime = match self.get("lifetime") {
+            "" => None,
+            text => Some(text.parse().map_err(|_| OAuthError::bad("invalid_request", "lifetime is in whole seconds"))?),
+        };
+        let audience = self.get("audience").to_owned();
+        Ok(Asked { audience, scope, lifetime, address: self.address, ..Asked::default() })
+    }
+}
+
+/// Basic credentials, each half form-encoded (RFC 6749 §2.3.1).
+fn basic(headers: &HeaderMap) -> Result<Option<(String, String)>, OAuthError> {
+    let Some(value) = headers.get(AUTHORIZATION) else { return Ok(None) };
+    let read = || {
+        let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return None;
+        }
+        let text = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+        let (id, secret) = text.split_once(':')?;
+        let decode = |half: &str| {
+            let whole = format!("x={half}");
+            form_urlencoded::parse(whole.as_bytes()).next().map(|(_, value)| value.into_owned())
+        };
+        Some((decode(id)?, decode(secret)?))
+    };
+    read().map(Some).ok_or_else(|| OAuthError::client("the authorization must be Basic with client id and secret"))
+}
+
+fn answered(answer: Result<Value, OAuthError>) -> Response {
+    match answer {
+        Ok(value) => ([(CACHE_CONTROL, "no-store")], Json(value)).into_response(),
+        Err(error) => error.response(),
+    }
+}
+
+async fn token(State(door): State<Arc<OAuthDoor>>, request: Request) -> Response {
+    answered(door.token(request).await)
+}
+
+async fn introspect(State(door): State<Arc<OAuthDoor>>, request: Request) -> Response {
+    answered(door.introspect(request).await)
+}
+
+async fn revoke(State(door): State<Arc<OAuthDoor>>, request: Request) -> Response {
+    match door.revoke(request).await {
+        // RFC 7009 §2.2: the status is the answer.
+        Ok(()) => (StatusCode::OK, [(CACHE_CONTROL, "no-store")]).into_response(),
+        Err(error) => error.response(),
+    }
+}
+
+impl OAuthDoor {
+    async fn token(&self, request: Request) -> Result<Value, OAuthError> {
+        let form = Form::read(request).await?;
+        match form.get("grant_type") {
+            CLIENT_CREDENTIALS => {
+                let client = form.client()?.ok_or_else(|| OAuthError::client("client authentication is missing"))?;
+                self.client(client, form.address).await?;
+                let answer = self.exchange.exchange(client.1, form.asked()?).await;
+                Ok(self.minted(answer.map_err(|failure| OAuthError::of(failure, "invalid_client"))?))
+            }
+            TOKEN_EXCHANGE => {
+                if let Some(client) = form.client()? {
+                    self.client(client, form.address).await?;
+                }
+                let mut asked = form.asked()?;
+                asked.actor_token = form.get("actor_token").to_owned();
+                for kind in ["subject_token_type", "actor_token_type"] {
+                    if !matches!(form.get(kind), "" | CREDENTIAL_TYPE) {
+                        return Err(OAuthError::bad("invalid_request", format!("{kind} must be {CREDENTIAL_TYPE}")));
+                    }
+                }
+                if !matches!(form.get("requested_token_type"), "" | ACCESS_TOKEN_TYPE) {
+                    return Err(OAuthError::bad("invalid_request", "only access tokens are issued"));
+                }
+                let subject = form.get("subject_token");
+                if subject.is_empty() {
+                    return Err(OAuthError::bad("invalid_request", "subject_token is missing"));
+                }
+                // RFC 8693 §2.2.2: a subject token that does not hold makes the request invalid.
+                let answer = self.exchange.exchange(subject, asked).await;
+                let mut answer = self.minted(answer.map_err(|failure| OAuthError::of(failure, "invalid_request"))?);
+                answer["issued_token_type"] = ACCESS_TOKEN_TYPE.into();
+                Ok(answer)
+            }
+            "" => Err(OAuthError::bad("invalid_request", "grant_type is missing")),
+            _ => Err(OAuthError::bad("unsupported_grant_type", "client_credentials and token exchange are offered")),
+        }
+    }
+
+    /// The client's credential, if it is the one of that name or id.
+    async fn client(&self, (id, secret): (&str, &str), address: Option<IpAddr>) -> Result<Found, OAuthError> {
+        let found = self.exchange.recognise(secret, address).await;
+        let found = found.map_err(|failure| OAuthError::of(failure, "invalid_client"))?;
+        if id != found.principal.name && id != found.principal.id {
+            return Err(OAuthError::client("the client secret is not this client's"));
+        }
+        Ok(found)
+    }
+
+    fn minted(&self, exchanged: Exchanged) -> Value {
+        let Exchanged { minted, audience, scope } = exchanged;
+        json!({
+            "access_token": minted.token,
+            "token_type": "Bearer",
+            "expires_in": minted.expires.saturating_sub(self.clock.now()),
+            "scope": scope.join(" "),
+            "audience": audience,
+        })
+    }
+
+    async fn introspect(&self, request: Request) -> Result<Value, OAuthError> {
+        let form = Form::read(request).await?;
+        let client = form.client()?.ok_or_else(|| OAuthError::client("client authentication is missing"))?;
+        let found = self.client(client, form.address).await?;
+        let claims = match Reach::of(&found.principal) {
+            Some(reach) => self.introspection.introspect(form.get("token"), &reach).await,
+            None => Ok(None),
+        };
+        let claims = claims.map_err(|failure| OAuthError::of(failure, "invalid_client"))?;
+        let Some(claims) = claims else { return Ok(json!({ "active": false })) };
+        let mut told = serde_json::to_value(claims).map_err(|error| OAuthError::of(Failure::internal(error), ""))?;
+        told["active"] = true.into();
+        told["token_type"] = "Bearer".into();
+        Ok(told)
+    }
+
+    async fn revoke(&self, request: Request) -> Result<(), OAuthError> {
+        let form = Form::read(request).await?;
+        if form.get("token").is_empty() {
+            return Err(OAuthError::bad("invalid_request", "token is missing"));
+        }
+        self.introspection.revoke(form.get("token")).await.map_err(|failure| OAuthError::of(failure, "invalid_request"))
+    }
+}
