@@ -16,7 +16,7 @@ use postern_runtime::config::secret_file;
 use postern_runtime::guard::GuardLayer;
 use postern_runtime::health::ProcessHealth;
 use postern_runtime::lifecycle::Stopped;
-use postern_runtime::{Clock, Lifecycle, Readiness, Verifier, grpc, http, ops};
+use postern_runtime::{Clock, Lifecycle, Readiness, SystemClock, Verifier, grpc, http, ops};
 use postern_token::{IssuerProfile, Secret};
 use tonic::server::NamedService;
 use tonic::service::Routes;
@@ -37,8 +37,8 @@ use crate::doors::token::TokenDoor;
 use crate::doors::trust::TrustDoor;
 use crate::exchange::{Exchange, Lifetimes};
 use crate::fleet::Fleet;
-use crate::issuer::{Identity, Issuer};
 use crate::introspection::Introspection;
+use crate::issuer::{Identity, Issuer};
 use crate::registry::Registry;
 use crate::relay::Relay;
 use crate::rotation::Rotation;
@@ -72,8 +72,8 @@ struct Ground {
 }
 
 impl Ground {
-    async fn open(config: &InstanceConfig) -> Result<Self, BuildError> {
-        let store = open(&config.store).await?;
+    async fn open(config: &InstanceConfig, clock: Arc<dyn Clock>) -> Result<Self, BuildError> {
+        let store = open(&config.store, clock).await?;
         let known = store.instance().await?;
         let sealer = Sealer::from_file(&config.seal.key_file, known.is_none())?;
         let instance = match known {
@@ -89,15 +89,15 @@ impl Ground {
     }
 }
 
-async fn open(config: &StoreConfig) -> Result<SqlStore, BuildError> {
+async fn open(config: &StoreConfig, clock: Arc<dyn Clock>) -> Result<SqlStore, BuildError> {
     if let Some(path) = &config.sqlite_file {
-        let opened = SqlStore::open_sqlite(path).await;
+        let opened = SqlStore::open_sqlite(path, clock).await;
         return Ok(opened.map_err(|error| format!("store.sqlite_file: {}: {error}", path.display()))?);
     }
     let path = config.postgres_url_file.as_deref().unwrap_or_else(|| std::path::Path::new(""));
     let url = secret_file("store.postgres_url_file", path)?;
     // The URL holds a password: what the driver says of it is not repeated.
-    let opened = SqlStore::open_postgres(secrecy::ExposeSecret::expose_secret(&url)).await;
+    let opened = SqlStore::open_postgres(secrecy::ExposeSecret::expose_secret(&url), clock).await;
     Ok(opened.map_err(|error| match error {
         StoreError::Unavailable(sqlx::Error::Configuration(_)) => "store.postgres_url_file: not a URL".to_owned(),
         other => format!("store.postgres_url_file: {other}"),
@@ -109,7 +109,7 @@ async fn open(config: &StoreConfig) -> Result<SqlStore, BuildError> {
 /// # Errors
 /// When the store cannot be opened or the name is not one.
 pub async fn bootstrap(config: &InstanceConfig, name: String) -> Result<Option<Secret>, BuildError> {
-    let ground = Ground::open(config).await?;
+    let ground = Ground::open(config, Arc::new(SystemClock)).await?;
     Ok(Directory::new(ground.store, ground.credentials).bootstrap(name).await?)
 }
 
@@ -120,7 +120,7 @@ impl App {
     /// Says which part could not be built.
     pub async fn build(config: InstanceConfig, clock: Arc<dyn Clock>) -> Result<Self, BuildError> {
         config.check()?;
-        let ground = Ground::open(&config).await?;
+        let ground = Ground::open(&config, clock.clone()).await?;
         let schedule = config.keys.schedule(config.issuer.max_access_token_seconds)?;
         let rotation = Arc::new(Rotation::new(ground.store.clone(), ground.sealer.clone(), schedule));
         rotation.first_key(config.keys.import_file.as_deref()).await?;
@@ -206,13 +206,8 @@ async fn routes(
     let issuer = Issuer::new(identity.clone(), trust.clone(), clock.clone());
     let exchange =
         Arc::new(Exchange::new(store.clone(), credentials.clone(), issuer, identity.issuer.clone(), lifetimes));
-    let introspection = Arc::new(Introspection::new(
-        store.clone(),
-        credentials.clone(),
-        trust.clone(),
-        verifier,
-        clock.clone(),
-    ));
+    let introspection =
+        Arc::new(Introspection::new(store.clone(), credentials.clone(), trust.clone(), verifier, clock.clone()));
     let oauth = OAuthDoor { exchange: exchange.clone(), introspection: introspection.clone(), clock };
     let directory = Arc::new(Directory::new(store.clone(), credentials));
     let registry = Arc::new(Registry::new(store.clone(), sealer));

@@ -118,9 +118,8 @@ impl KeyConfig {
     /// # Errors
     /// [`ConfigError`] names the key.
     pub(crate) fn schedule(&self, max_lifetime: u64) -> Result<Schedule, ConfigError> {
-        let algorithm = Algorithm::from_name(&self.algorithm).ok_or_else(|| {
-            ConfigError::invalid("keys.algorithm", "must be RS256, RS384, RS512, ES256 or EdDSA")
-        })?;
+        let algorithm = Algorithm::from_name(&self.algorithm)
+            .ok_or_else(|| ConfigError::invalid("keys.algorithm", "must be RS256, RS384, RS512, ES256 or EdDSA"))?;
         if !(2048..=4096).contains(&self.rsa_bits) {
             return Err(ConfigError::invalid("keys.rsa_bits", "must be 2048 to 4096"));
         }

@@ -68,9 +68,8 @@ enum Pair {
 
 impl Pair {
     fn read(algorithm: Algorithm, pkcs8: &[u8]) -> Result<Self, KeyError> {
-        let rsa = |encoding: &'static dyn RsaEncoding| {
-            RsaKeyPair::from_pkcs8(pkcs8).map(|pair| Self::Rsa(pair, encoding))
-        };
+        let rsa =
+            |encoding: &'static dyn RsaEncoding| RsaKeyPair::from_pkcs8(pkcs8).map(|pair| Self::Rsa(pair, encoding));
         match algorithm {
             Algorithm::Rs256 => rsa(&RSA_PKCS1_SHA256),
             Algorithm::Rs384 => rsa(&RSA_PKCS1_SHA384),
@@ -201,8 +200,7 @@ impl KeyKind {
         let unfit = |error: &dyn std::fmt::Display| KeyError::Unfit(error.to_string());
         let bytes = match self.algorithm {
             Algorithm::Rs256 | Algorithm::Rs384 | Algorithm::Rs512 => {
-                let key =
-                    RsaPrivateKey::new(&mut rand_core::OsRng, self.rsa_bits).map_err(|error| unfit(&error))?;
+                let key = RsaPrivateKey::new(&mut rand_core::OsRng, self.rsa_bits).map_err(|error| unfit(&error))?;
                 key.to_pkcs8_der().map_err(|error| unfit(&error))?.as_bytes().to_vec()
             }
             Algorithm::Es256 => {

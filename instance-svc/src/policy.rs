@@ -16,7 +16,10 @@ const fn row(method: &'static str, access: Access<Role>) -> Row<Role> {
 pub const TABLE: PolicyTable<Role> = PolicyTable(&[
     // The credential in the message is the authentication.
     row("/postern.instance.v1.TokenService/ExchangeToken", Access::Open),
-    row("/postern.instance.v1.TokenService/IntrospectToken", Access::Roles(&[Role::Admin, Role::Auditor, Role::Gateway])),
+    row(
+        "/postern.instance.v1.TokenService/IntrospectToken",
+        Access::Roles(&[Role::Admin, Role::Auditor, Role::Gateway]),
+    ),
     // The token or credential in the message is the authentication.
     row("/postern.instance.v1.TokenService/RevokeToken", Access::Open),
     row("/postern.instance.v1.TokenService/RevokeSubject", ADMIN),

@@ -54,7 +54,8 @@ impl Relay {
         })?;
         let token = if Secret::looks_like_one(presented) {
             let scope = features.iter().map(|feature| feature.scope().to_owned()).collect();
-            let asked = Asked { audience, scope, lifetime: None, actor: Some(self.instance_id.clone()), ..Asked::default() };
+            let asked =
+                Asked { audience, scope, lifetime: None, actor: Some(self.instance_id.clone()), ..Asked::default() };
             self.exchange.exchange(presented, asked).await?.minted.token
         } else {
             presented.to_owned()

@@ -14,9 +14,7 @@ pub use records::{
     Change, CredentialRecord, Found, InstanceRecord, Kind, ModelRecord, PrincipalRecord, Purpose, Role, Versions,
 };
 pub use sql::SqlStore;
-pub use trust::{
-    Activation, ActivationRule, KeyRecord, KeyState, NewKey, TrustEvent, TrustStore,
-};
+pub use trust::{Activation, ActivationRule, KeyRecord, KeyState, NewKey, TrustEvent, TrustStore};
 
 /// Milliseconds since 1970, by the database's clock: all replicas share it.
 pub type Millis = i64;

@@ -2,8 +2,8 @@
 
 use http::request;
 use postern_proto::{Failure, Reason};
-use postern_runtime::auth;
 use postern_runtime::Verifier;
+use postern_runtime::auth;
 use postern_runtime::guard::Admit;
 use postern_runtime::instance::GENERATE_SCOPE;
 use postern_runtime::policy::{Access, PolicyTable, Row};

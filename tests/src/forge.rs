@@ -81,6 +81,15 @@ impl Forge {
         header_segment(Algorithm::Rs256, &self.kid)
     }
 
+    /// The header of a token, unverified.
+    ///
+    /// # Panics
+    /// When the text is no token.
+    #[must_use]
+    pub fn header_of(token: &str) -> Value {
+        serde_json::from_slice(&B64.decode(token.split('.').next().unwrap()).unwrap()).unwrap()
+    }
+
     /// The claims of a token, unverified.
     ///
     /// # Panics

@@ -1,5 +1,7 @@
 //! A plain HTTP client for the doors.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -59,6 +61,19 @@ async fn whole(response: Response<Incoming>) -> HttpAnswer {
 /// Posts JSON.
 pub async fn post(url: &str, bearer: &str, body: &Value) -> HttpAnswer {
     whole(send(request("POST", url, bearer, body.to_string().into_bytes())).await).await
+}
+
+/// Posts a form, with Basic credentials where given.
+pub async fn post_form(url: &str, basic: Option<(&str, &str)>, form: &[(&str, &str)]) -> HttpAnswer {
+    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+    let mut request = request("POST", url, "", body.into_bytes());
+    let headers = request.headers_mut();
+    headers.insert("content-type", "application/x-www-form-urlencoded".parse().unwrap());
+    if let Some((id, secret)) = basic {
+        let encoded = STANDARD.encode(format!("{id}:{secret}"));
+        headers.insert("authorization", format!("Basic {encoded}").parse().unwrap());
+    }
+    whole(send(request).await).await
 }
 
 /// Posts JSON and leaves the body to the caller.

@@ -215,7 +215,12 @@ impl<'a> StackBuilder<'a> {
             issuer: IssuerConfig { url: ISSUER.to_owned(), access_token_seconds: 300, max_access_token_seconds: 900 },
             store: StoreConfig { sqlite_file: Some(dir.join("instance.db")), postgres_url_file: None },
             seal: SealConfig { key_file: dir.join("seal.key") },
-            keys: KeyConfig { import_file: Some(Forge::instance().pem()), rotation_seconds: self.rotation.0, lead_seconds: self.rotation.1, ..KeyConfig::default() },
+            keys: KeyConfig {
+                import_file: Some(Forge::instance().pem()),
+                rotation_seconds: self.rotation.0,
+                lead_seconds: self.rotation.1,
+                ..KeyConfig::default()
+            },
             telemetry: TelemetryConfig::default(),
             drain: self.drain,
         }
@@ -364,6 +369,12 @@ impl Stack {
     #[must_use]
     pub fn http(&self, path: &str) -> String {
         format!("http://{}{path}", self.gateway.http)
+    }
+
+    /// A URL of the instance's HTTP door.
+    #[must_use]
+    pub fn instance_http(&self, path: &str) -> String {
+        format!("http://{}{path}", self.instance.http)
     }
 
     /// Exchanges a credential.

@@ -10,6 +10,11 @@ pub trait Clock: Debug + Send + Sync {
     /// Seconds since 1970.
     fn now(&self) -> u64;
 
+    /// Seconds by which a test has moved this clock away from the machine's. A database's clock is moved along.
+    fn moved_by(&self) -> u64 {
+        0
+    }
+
     /// Time since some moment before the process began, suspended time among it: what freshness is measured with. A process that
     /// was stopped, or a machine that slept, must not take old news for new.
     fn boottime(&self) -> Duration;
@@ -33,24 +38,31 @@ impl Clock for SystemClock {
 
 /// A clock that a test moves. It starts at the machine's time, so that other people's clocks agree with it.
 #[derive(Debug, Clone)]
-pub struct ManualClock(Arc<AtomicU64>);
+pub struct ManualClock {
+    begun: u64,
+    moved: Arc<AtomicU64>,
+}
 
 impl ManualClock {
     /// A clock that stands at the machine's time now.
     #[must_use]
     pub fn starting_now() -> Self {
-        Self(Arc::new(AtomicU64::new(SystemClock.now())))
+        Self { begun: SystemClock.now(), moved: Arc::default() }
     }
 
     /// Moves forward.
     pub fn advance(&self, seconds: u64) {
-        self.0.fetch_add(seconds, Ordering::SeqCst);
+        self.moved.fetch_add(seconds, Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
+        self.begun + self.moved_by()
+    }
+
+    fn moved_by(&self) -> u64 {
+        self.moved.load(Ordering::SeqCst)
     }
 
     fn boottime(&self) -> Duration {

@@ -13,13 +13,14 @@ use postern_proto::instance::v1::token_service_client::TokenServiceClient;
 use postern_proto::{Failure, Reason};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
+use tokio::sync::watch;
 use tonic::transport::Channel;
 
 use crate::clock::Clock;
 use crate::config::{self, ConfigError, PeerAddress};
+use crate::grpc;
 use crate::lifecycle::Lifecycle;
 use crate::request_id::RequestId;
-use crate::grpc;
 
 /// The scope of the fleet's own tokens at the instance.
 pub const FLEET_SCOPE: &str = "instance:fleet";
@@ -59,6 +60,8 @@ pub struct InstanceLink {
     replica_id: Arc<str>,
     clock: Arc<dyn Clock>,
     lifecycle: Lifecycle,
+    /// Counts the times that kept tokens had to be renewed before their time.
+    renewals: watch::Sender<u64>,
 }
 
 impl InstanceLink {
@@ -75,7 +78,13 @@ impl InstanceLink {
             replica_id: RequestId::generate().as_str().into(),
             clock,
             lifecycle: lifecycle.clone(),
+            renewals: watch::channel(0).0,
         })
+    }
+
+    /// Renews all kept tokens now: a key was removed, and one of them may be of that key.
+    pub(crate) fn renew_tokens(&self) {
+        self.renewals.send_modify(|count| *count += 1);
     }
 
     /// The channel to the instance.
@@ -95,13 +104,12 @@ impl InstanceLink {
     /// # Errors
     /// The instance's refusal, or INSTANCE_UNAVAILABLE.
     pub async fn exchange(&self, credential: &str, audience: &str, scope: &[&str]) -> Result<Minted, Failure> {
-        let mut request = tonic::Request::new(pb::ExchangeTokenRequest {
+        let request = tonic::Request::new(pb::ExchangeTokenRequest {
             subject_token: credential.to_owned(),
             audience: audience.to_owned(),
             scope: scope.iter().map(|scope| (*scope).to_owned()).collect(),
             ..Default::default()
         });
-        request.set_timeout(EXCHANGE_TIMEOUT);
         let answer =
             tokio::time::timeout(EXCHANGE_TIMEOUT, TokenServiceClient::new(self.channel()).exchange_token(request))
                 .await
@@ -117,15 +125,21 @@ impl InstanceLink {
     pub fn keep_token(&self, audience: String, scope: &'static str) -> KeptToken {
         let kept = KeptToken { current: Arc::default(), clock: self.clock.clone() };
         let (link, slot) = (self.clone(), kept.clone());
+        let mut renewals = self.renewals.subscribe();
         let renew = async move {
             let mut pause = Pause::default();
             loop {
+                renewals.mark_unchanged();
                 match link.exchange(link.credential.expose_secret(), &audience, &[scope]).await {
                     Ok(minted) => {
                         pause = Pause::default();
                         let left = minted.expires.saturating_sub(link.clock.now());
                         slot.current.store(Some(Arc::new(minted)));
-                        tokio::time::sleep(Duration::from_secs((left / 2).max(1))).await;
+                        let half = tokio::time::sleep(Duration::from_secs((left / 2).max(1)));
+                        tokio::select! {
+                            () = half => {}
+                            Ok(()) = renewals.changed() => {}
+                        }
                     }
                     Err(failure) => {
                         pause.announce("token exchange", &failure);

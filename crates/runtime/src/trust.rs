@@ -60,7 +60,14 @@ async fn once(link: &InstanceLink, token: &str, verifier: &Verifier, arrived: &C
     let mut feed = TrustServiceClient::new(link.channel()).watch_trust(request).await.map_err(lost)?.into_inner();
     let mut state = Feed::default();
     while let Some(message) = next(&mut feed).await? {
+        let removes_a_key = matches!(
+            &message.message,
+            Some(Message::Delta(pb::TrustDelta { change: Some(Change::KeyRemoved(_)), .. }) | Message::Chunk(_))
+        );
         if let Some(sequence) = state.take(message, verifier)? {
+            if removes_a_key {
+                link.renew_tokens();
+            }
             arrived.open();
             verifier.heard();
             let _ = up.try_send(pb::WatchTrustRequest { acknowledged_sequence: sequence, ..hello.clone() });

@@ -12,7 +12,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use postern_proto::{Failure, Reason};
-use postern_token::{Form, IssuerProfile, PublicKey, Revocation, Revocations, TokenError, TrustTable, Unverified, Verified};
+use postern_token::{
+    Form, IssuerProfile, PublicKey, Revocation, Revocations, TokenError, TrustTable, Unverified, Verified,
+};
 use tokio::sync::watch;
 
 use crate::auth::refused;
@@ -89,7 +91,12 @@ impl Verifier {
     }
 
     /// Puts the instance's whole trust state to use.
-    pub fn replace_own(&self, profile: IssuerProfile, keys: Vec<PublicKey>, revocations: impl IntoIterator<Item = Revocation>) {
+    pub fn replace_own(
+        &self,
+        profile: IssuerProfile,
+        keys: Vec<PublicKey>,
+        revocations: impl IntoIterator<Item = Revocation>,
+    ) {
         let now = self.shared.clock.now();
         let mut fresh = Revocations::default();
         revocations.into_iter().for_each(|revocation| fresh.insert(revocation, now));

@@ -183,11 +183,8 @@ fn rsa(members: &Map<String, Value>) -> Result<Read, InvalidKey> {
     if e != [1, 0, 1] || weak::modulus(&n) {
         return Err(InvalidKey::Weak);
     }
-    let parameters = RSAKeyParameters {
-        key_type: RSAKeyType::RSA,
-        n: URL_SAFE_NO_PAD.encode(&n),
-        e: URL_SAFE_NO_PAD.encode(&e),
-    };
+    let parameters =
+        RSAKeyParameters { key_type: RSAKeyType::RSA, n: URL_SAFE_NO_PAD.encode(&n), e: URL_SAFE_NO_PAD.encode(&e) };
     let parse = move |algorithm: Algorithm| {
         PublicKeyComponents { n: &n, e: &e }
             .to_parsed_public_key(rsa_parameters(algorithm))
@@ -197,9 +194,7 @@ fn rsa(members: &Map<String, Value>) -> Result<Read, InvalidKey> {
 }
 
 fn rsa_parameters(algorithm: Algorithm) -> &'static aws_lc_rs::signature::RsaParameters {
-    use aws_lc_rs::signature::{
-        RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
-    };
+    use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512};
     match algorithm {
         Algorithm::Rs384 => &RSA_PKCS1_2048_8192_SHA384,
         Algorithm::Rs512 => &RSA_PKCS1_2048_8192_SHA512,
@@ -244,9 +239,8 @@ fn ed25519(members: &Map<String, Value>) -> Result<Read, InvalidKey> {
         curve: EllipticCurve::Ed25519,
         x: URL_SAFE_NO_PAD.encode(point),
     };
-    let parse = move |algorithm: Algorithm| {
-        ParsedPublicKey::new(algorithm.verification(), point).map_err(|_| InvalidKey::Weak)
-    };
+    let parse =
+        move |algorithm: Algorithm| ParsedPublicKey::new(algorithm.verification(), point).map_err(|_| InvalidKey::Weak);
     Ok((AlgorithmParameters::OctetKeyPair(parameters), &[Algorithm::EdDsa], Box::new(parse)))
 }
 

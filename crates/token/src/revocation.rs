@@ -145,10 +145,16 @@ impl Revocations {
             Revocation::Credential { id, until } => later(self.credentials.entry(id).or_default(), until),
             Revocation::Key { kid, until } => later(self.keys.entry(kid).or_default(), until),
             Revocation::Subject { id, issued_by, until } => {
-                widen(self.subjects.entry(id).or_insert(UpTo { issued: 0, until: 0 }), UpTo { issued: issued_by, until });
+                widen(
+                    self.subjects.entry(id).or_insert(UpTo { issued: 0, until: 0 }),
+                    UpTo { issued: issued_by, until },
+                );
             }
             Revocation::Instance { id, issued_by, until } => {
-                widen(self.instances.entry(id).or_insert(UpTo { issued: 0, until: 0 }), UpTo { issued: issued_by, until });
+                widen(
+                    self.instances.entry(id).or_insert(UpTo { issued: 0, until: 0 }),
+                    UpTo { issued: issued_by, until },
+                );
             }
         }
         if self.len() > self.capacity {
@@ -271,7 +277,8 @@ mod tests {
             (Revocation::Instance { id: id("ins_2"), issued_by: 100, until: 900 }, [false; 4]),
             (Revocation::Key { kid: id("k1"), until: 900 }, [true; 4]),
         ];
-        let tokens = [claims("a", "eve", 100), claims("b", "eve", 99), claims("c", "eve", 101), claims("d", "bob", 100)];
+        let tokens =
+            [claims("a", "eve", 100), claims("b", "eve", 99), claims("c", "eve", 101), claims("d", "bob", 100)];
         for (revocation, expected) in cases {
             let mut set = Revocations::default();
             set.insert(revocation.clone(), 100);

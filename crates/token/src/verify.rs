@@ -186,10 +186,12 @@ impl TrustTable {
     /// never verify here.
     fn open(&self, token: Unverified<'_>) -> Result<(&Issuer, &PublicKey, Vec<u8>), TokenError> {
         let header = Header::read(token.header)?;
-        let open = || self.issuers.iter().filter_map(|issuer| match &issuer.profile.form {
-            Form::Open(form) => Some((issuer, form)),
-            Form::Announced => None,
-        });
+        let open = || {
+            self.issuers.iter().filter_map(|issuer| match &issuer.profile.form {
+                Form::Open(form) => Some((issuer, form)),
+                Form::Announced => None,
+            })
+        };
         if !open().any(|(_, form)| header.has_only_members_of(form)) && header.has_further_members() {
             return Err(TokenError::HeaderUnsupported);
         }

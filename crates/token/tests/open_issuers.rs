@@ -133,7 +133,8 @@ fn every_algorithm_is_verified_under_a_key_of_its_own_type() {
     {
         assert_eq!(verify(&party.sign(&party.header(algorithm), &claims)), Ok(()), "{algorithm}");
     }
-    for (party, algorithm) in [(&*ALICE, "ES256"), (&ALICE, "PS256"), (&CURVE, "RS256"), (&EDWARDS, "ES256"), (&CURVE, "ES384")]
+    for (party, algorithm) in
+        [(&*ALICE, "ES256"), (&ALICE, "PS256"), (&CURVE, "RS256"), (&EDWARDS, "ES256"), (&CURVE, "ES384")]
     {
         let refused = verify(&party.sign(&party.header(algorithm), &claims));
         assert_eq!(refused, Err(TokenError::AlgorithmWrong), "{algorithm}");
@@ -256,8 +257,10 @@ fn an_announced_issuer_is_never_verified_by_a_header_that_was_read() {
     let own = PublicKey::own(&jwk.to_string()).unwrap();
     let text = str::to_owned;
     let profile = IssuerProfile::own(text("https://own.test"), text("ins_1"), text(AUDIENCE), 900);
-    let table =
-        TrustTable::new([(profile, vec![own.clone()]), (self::profile("https://bob.test", OpenForm::default()), vec![BOB.key()])]);
+    let table = TrustTable::new([
+        (profile, vec![own.clone()]),
+        (self::profile("https://bob.test", OpenForm::default()), vec![BOB.key()]),
+    ]);
     let reordered = format!(r#"{{"typ":"at+jwt","alg":"RS256","kid":"{}"}}"#, own.kid());
     let token = ALICE.sign_text(&reordered, "RS256", &claims("https://own.test"));
     assert_eq!(table.verify(Unverified::new(&token).unwrap(), NOW), Err(TokenError::HeaderUnsupported));
@@ -273,7 +276,11 @@ fn a_set_is_taken_whole_or_not_at_all() {
     };
     assert_eq!(set(vec![ALICE.jwk.clone(), CURVE.jwk.clone(), EDWARDS.jwk.clone()]), Ok(3));
     // Keys of other kinds and for other uses are nobody's business here.
-    let others = vec![ALICE.jwk.clone(), with(&BOB, "use", "enc".into()), json!({"kty": "EC", "crv": "P-384", "x": "", "y": ""})];
+    let others = vec![
+        ALICE.jwk.clone(),
+        with(&BOB, "use", "enc".into()),
+        json!({"kty": "EC", "crv": "P-384", "x": "", "y": ""}),
+    ];
     assert_eq!(set(others), Ok(1));
     let cases = [
         (vec![], InvalidKey::Unsupported),

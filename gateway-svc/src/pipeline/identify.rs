@@ -7,8 +7,8 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use postern_proto::{Failure, Feature, Reason};
 use postern_runtime::auth;
-use postern_runtime::{Clock, Verifier};
 use postern_runtime::instance::{InstanceLink, Minted};
+use postern_runtime::{Clock, Verifier};
 use postern_token::{CredentialKind, Secret};
 use tokio::sync::Semaphore;
 

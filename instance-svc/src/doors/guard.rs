@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use http::{HeaderMap, request};
 use postern_proto::{Failure, Reason};
-use postern_runtime::{Verifier, auth};
 use postern_runtime::guard::Admit;
 use postern_runtime::instance::FLEET_SCOPE;
 use postern_runtime::policy::Access;
+use postern_runtime::{Verifier, auth};
 
 use crate::exchange::ADMIN_SCOPE;
 use crate::policy::TABLE;

@@ -123,12 +123,14 @@ impl Form {
         let invalid = |text: &str| OAuthError::bad("invalid_request", text);
         let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
         let kind = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
+        {
             return Err(invalid("the body must be application/x-www-form-urlencoded"));
         }
         let basic = basic(request.headers())?;
         use axum::extract::FromRequest as _;
-        let body = Bytes::from_request(request, &()).await.map_err(|_| invalid("the body is too large or broke off"))?;
+        let body =
+            Bytes::from_request(request, &()).await.map_err(|_| invalid("the body is too large or broke off"))?;
         let mut members = BTreeMap::new();
         for (name, value) in form_urlencoded::parse(&body) {
             // RFC 6749 §3.2: none may come twice, and an empty one counts as absent.
@@ -157,7 +159,8 @@ impl Form {
     }
 
     fn asked(&self) -> Result<Asked, OAuthError> {
-        let scope: Vec<String> = self.get("scope").split(' ').filter(|one| !one.is_empty()).map(str::to_owned).collect();
+        let scope: Vec<String> =
+            self.get("scope").split(' ').filter(|one| !one.is_empty()).map(str::to_owned).collect();
         if scope.len() > MAX_SCOPES {
             return Err(OAuthError::bad("invalid_scope", format!("at most {MAX_SCOPES} scopes")));
         }

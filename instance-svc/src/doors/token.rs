@@ -30,7 +30,8 @@ pub struct TokenDoor {
 }
 
 fn asked(request: &pb::ExchangeTokenRequest, address: Option<IpAddr>) -> Result<Asked, Failure> {
-    let pb::ExchangeTokenRequest { subject_token, subject_token_type, audience, scope, lifetime, actor_token } = request;
+    let pb::ExchangeTokenRequest { subject_token, subject_token_type, audience, scope, lifetime, actor_token } =
+        request;
     if subject_token.is_empty() {
         return Err(Failure::field("subject_token", "is empty"));
     }

@@ -5,10 +5,12 @@
 
 use std::path::Path;
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
+use postern_runtime::Clock;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{Any, AnyConnection, AnyPool, Executor as _, Row as _, SqlSafeStr as _, Transaction};
@@ -44,11 +46,12 @@ enum Engine {
     Postgres,
 }
 
-/// The store.
+/// The store. Its time is the database's; the clock only says whether a test has moved time.
 #[derive(Debug, Clone)]
 pub struct SqlStore {
     pool: AnyPool,
     engine: Engine,
+    clock: Arc<dyn Clock>,
 }
 
 impl From<sqlx::Error> for StoreError {
@@ -67,7 +70,7 @@ impl SqlStore {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when it cannot be opened or migrated.
-    pub async fn open_sqlite(path: &Path) -> Result<Self, StoreError> {
+    pub async fn open_sqlite(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
         let url = format!("sqlite://{}?mode=rwc", path.display());
         let options = AnyConnectOptions::from_str(&url)?;
@@ -83,26 +86,26 @@ impl SqlStore {
             })
             .connect_with(options)
             .await?;
-        Self::migrated(pool, Engine::Sqlite).await
+        Self::migrated(pool, Engine::Sqlite, clock).await
     }
 
     /// Opens a PostgreSQL database by URL (`postgres://user:password@host/database`) and brings it to the newest schema.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when it cannot be opened or migrated.
-    pub async fn open_postgres(url: &str) -> Result<Self, StoreError> {
+    pub async fn open_postgres(url: &str, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
         let options = AnyConnectOptions::from_str(url)?;
         let pool = AnyPoolOptions::new().max_connections(16).acquire_timeout(PATIENCE).connect_with(options).await?;
-        Self::migrated(pool, Engine::Postgres).await
+        Self::migrated(pool, Engine::Postgres, clock).await
     }
 
-    async fn migrated(pool: AnyPool, engine: Engine) -> Result<Self, StoreError> {
+    async fn migrated(pool: AnyPool, engine: Engine, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         migrations()
             .run(&pool)
             .await
             .map_err(|error| StoreError::Unavailable(sqlx::Error::Migrate(Box::new(error))))?;
-        Ok(Self { pool, engine })
+        Ok(Self { pool, engine, clock })
     }
 
     pub(super) fn pool(&self) -> &AnyPool {
@@ -119,7 +122,8 @@ impl SqlStore {
             Engine::Sqlite => "SELECT CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER) AS now",
             Engine::Postgres => "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) AS now",
         };
-        Ok(sqlx::query(sql).fetch_one(connection).await?.try_get("now")?)
+        let now: Millis = sqlx::query(sql).fetch_one(connection).await?.try_get("now")?;
+        Ok(now + stored(self.clock.moved_by()) * 1000)
     }
 
     /// Begins a change of configuration: counts it, which also takes the lock.

@@ -1,5 +1,8 @@
 //! What every store must do, whatever engine is under it.
 
+use std::sync::Arc;
+
+use postern_runtime::SystemClock;
 use postern_token::Revocation;
 
 use super::*;
@@ -19,8 +22,8 @@ enum Again {
 impl Again {
     async fn open(&self) -> SqlStore {
         match self {
-            Self::Sqlite(dir) => SqlStore::open_sqlite(&dir.path().join("x.db")).await.unwrap(),
-            Self::Postgres(url) => SqlStore::open_postgres(url).await.unwrap(),
+            Self::Sqlite(dir) => SqlStore::open_sqlite(&dir.path().join("x.db"), Arc::new(SystemClock)).await.unwrap(),
+            Self::Postgres(url) => SqlStore::open_postgres(url, Arc::new(SystemClock)).await.unwrap(),
         }
     }
 }
@@ -48,7 +51,9 @@ async fn postgres() -> Option<Opened> {
     let database = format!("t{}", uuid::Uuid::now_v7().simple());
     let pool = sqlx::AnyPool::connect(&server).await.unwrap();
     sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {database}"))).execute(&pool).await.unwrap();
-    let (base, options) = server.split_once('?').map_or((server.as_str(), String::new()), |(base, options)| (base, format!("?{options}")));
+    let (base, options) = server
+        .split_once('?')
+        .map_or((server.as_str(), String::new()), |(base, options)| (base, format!("?{options}")));
     let (place, _) = base.rsplit_once('/').unwrap();
     Some(set_up(Again::Postgres(format!("{place}/{database}{options}"))).await)
 }
@@ -169,7 +174,9 @@ async fn a_pending_key_signs_after_its_lead_and_all_acknowledgements(Opened { st
     store.add_key(key("a"), KeyState::Active).await.unwrap();
     store.renew_lease("replica", &gateway.id, store.versions().await.unwrap().trust).await.unwrap();
     store.add_key(key("b"), KeyState::Pending).await.unwrap();
-    assert!(matches!(store.activate_key(rule(3_600_000)).await.unwrap(), Activation::TooEarly { wait } if wait > 3_000_000));
+    assert!(
+        matches!(store.activate_key(rule(3_600_000)).await.unwrap(), Activation::TooEarly { wait } if wait > 3_000_000)
+    );
     store.renew_lease("replica", &gateway.id, store.versions().await.unwrap().trust).await.unwrap();
     let done = store.activate_key(rule(0)).await.unwrap();
     assert_eq!(done, Activation::Done { kid: "b".to_owned(), left_behind: Vec::new() });
@@ -225,7 +232,10 @@ async fn events_come_without_a_gap_in_the_order_of_the_commits(Opened { store, .
         change.await.unwrap().unwrap();
     }
     let events = store.trust_events(begin).await.unwrap();
-    assert_eq!(events.iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>(), (begin + 1..=begin + 20).collect::<Vec<_>>());
+    assert_eq!(
+        events.iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>(),
+        (begin + 1..=begin + 20).collect::<Vec<_>>()
+    );
     assert_eq!(store.trust().await.unwrap().revocations.len(), 20);
     assert_eq!(store.trust_events(begin + 20).await.unwrap(), []);
     // Whoever is further behind than what is kept is told so.
