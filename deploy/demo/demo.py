@@ -16,6 +16,7 @@ import ipaddress
 import json
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import signal
@@ -77,9 +78,10 @@ class Demo:
                 raise Failed("MODEL_URL is set: set MODEL_NAME to the model's name at that server too")
         else:
             self.model_url = f"http://127.0.0.1:{self.ports['model']}/v1"
-            self.model_id = "smollm2-135m-instruct"
+            self.model_id = "demo"
             self.model_key = ""
-        self.model_name = "demo"
+        # One name everywhere, where the server's own can be one.
+        self.model_name = self.model_id if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,62}", self.model_id) else "demo"
 
     # What takes long the first time.
 
@@ -427,7 +429,8 @@ def taken(port: int) -> bool:
 
 def answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
+        # Loopback is asked straight, whatever proxy the environment names.
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=2) as answer:
             return answer.status == 200
     except (urllib.error.URLError, OSError):
         return False
@@ -477,8 +480,9 @@ def main() -> int:
     def interrupted(*_):
         raise Stopped
 
-    signal.signal(signal.SIGTERM, interrupted)
-    signal.signal(signal.SIGINT, interrupted)
+    # A closed terminal stops it like Ctrl-C does.
+    for stop in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(stop, interrupted)
     demo = None
     try:
         demo = Demo(args)
@@ -495,8 +499,8 @@ def main() -> int:
         return 1
     finally:
         # A second Ctrl-C must not leave a process behind.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for stop in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(stop, signal.SIG_IGN)
         if demo:
             demo.stop()
             (demo.dir / "env").unlink(missing_ok=True)

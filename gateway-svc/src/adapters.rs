@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use postern_proto::completion::v1::CompletionEvent;
@@ -75,6 +76,15 @@ fn lost(status: &Status) -> Failure {
     if matches!(failure.reason.code(), tonic::Code::Unauthenticated | tonic::Code::PermissionDenied) {
         return Failure::new(Reason::AdapterUnavailable, "the adapter does not accept this gateway")
             .with_detail(failure);
+    }
+    if failure.reason == Reason::EndpointNotFound {
+        // The adapter is behind the routes, or could not open the credential: nothing that the caller could mend.
+        return Failure::new(
+            Reason::AdapterUnavailable,
+            "the adapter does not serve the model's endpoint at the moment",
+        )
+        .with_retry_after(Duration::from_secs(1))
+        .with_detail(failure);
     }
     failure
 }

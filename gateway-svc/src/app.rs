@@ -13,6 +13,7 @@ use postern_runtime::instance::{GENERATE_SCOPE, InstanceConfig, InstanceLink};
 use postern_runtime::lifecycle::Stopped;
 use postern_runtime::{Clock, Lifecycle, Readiness, Verifier, grpc, http, ops, trust};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tonic::server::NamedService;
 
 use crate::adapters::{Adapter, Adapters};
@@ -102,8 +103,9 @@ impl App {
             .max_decoding_message_size(grpc::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(grpc::MAX_MESSAGE_BYTES);
         let routes = tonic::service::Routes::new(service).add_service(health.service(&lifecycle));
-        grpc::serve("grpc", grpc_listener, routes, GuardLayer::new(GatewayGuard), &lifecycle);
-        let door = OpenAiDoor { pipeline, credentials, clock };
+        grpc::serve("grpc", grpc_listener, routes, GuardLayer::new(GatewayGuard(pipeline.clone())), &lifecycle);
+        let bodies = Semaphore::new(openai::MAX_BODIES_KIB);
+        let door = OpenAiDoor { pipeline, credentials, clock, bodies };
         http::serve("http", http_listener, openai::router(door), &lifecycle);
         ops::serve(ops_listener, &readiness, &health, &lifecycle);
         lifecycle.started();
@@ -137,12 +139,20 @@ fn pipeline(
         let adapter = match adapter {
             AdapterConfig::Remote(address) => Adapter::Remote {
                 channel: grpc::channel(address)?,
-                token: link.keep_token(format!("postern-adapter:{group}"), GENERATE_SCOPE),
+                token: {
+                    let given = readiness.condition(format!("token for the adapter group {group}"));
+                    link.keep_token(format!("postern-adapter:{group}"), GENERATE_SCOPE, given)
+                },
             },
             AdapterConfig::Embedded(credential_file) => {
                 let as_adapter = InstanceConfig { credential_file: credential_file.clone(), ..config.instance.clone() };
                 let link = InstanceLink::new(&as_adapter, clock.clone(), lifecycle)?;
-                Adapter::Embedded(Arc::new(model_adapter::app::models(&link, clock.clone(), readiness)?))
+                Adapter::Embedded(Arc::new(model_adapter::app::models(
+                    &link,
+                    clock.clone(),
+                    readiness,
+                    Some(group.as_str()),
+                )?))
             }
         };
         adapters.insert(group.clone(), adapter);

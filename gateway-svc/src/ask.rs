@@ -107,7 +107,10 @@ fn check_message(at: usize, message: &Message) -> Result<usize, Failure> {
     let part = |part: &ContentPart| match &part.part {
         Some(content_part::Part::Text(text)) => Ok(text.len()),
         Some(content_part::Part::Image(picture)) => match &picture.source {
-            Some(postern_proto::completion::v1::image::Source::Url(url)) if !url.is_empty() => Ok(url.len()),
+            Some(postern_proto::completion::v1::image::Source::Url(url)) if is_picture_url(url) => Ok(url.len()),
+            Some(postern_proto::completion::v1::image::Source::Url(_)) => {
+                Err(wrong("content", "a picture's url must be a data: URL, or https with a public host name"))
+            }
             Some(postern_proto::completion::v1::image::Source::Data(data)) if !picture.media_type.is_empty() => {
                 Ok(data.len())
             }
@@ -116,10 +119,27 @@ fn check_message(at: usize, message: &Message) -> Result<usize, Failure> {
         None => Err(wrong("content", "has an empty part")),
     };
     let size = message.content.iter().try_fold(0, |size, one| Ok::<_, Failure>(size + part(one)?))?;
-    if size == 0 && message.tool_calls.is_empty() && role != Role::Tool {
+    // An assistant may have said nothing, and instructions may be empty; a question may not.
+    if size == 0 && role == Role::User {
         return Err(wrong("content", "is empty"));
     }
     Ok(size + message.tool_calls.iter().map(|call| call.arguments_json.len()).sum::<usize>())
+}
+
+/// Whether a picture's URL may be passed on. The model's server loads it, from inside the network: a caller must not be able to
+/// aim it at an address there.
+fn is_picture_url(url: &str) -> bool {
+    if url.starts_with("data:") {
+        return true;
+    }
+    let Ok(uri) = url.parse::<http::Uri>() else { return false };
+    let host = uri.host().unwrap_or_default().trim_end_matches('.');
+    // The last label of a host name has a letter; that of any spelling of an address has not, but for hexadecimal.
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let named = host.contains('.') && last.starts_with(|c: char| c.is_ascii_alphabetic());
+    let inside = ["localhost", "local", "internal", "lan", "home", "corp", "intranet", "svc", "cluster"];
+    let plain = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    uri.scheme_str() == Some("https") && plain && named && !inside.contains(&last.to_ascii_lowercase().as_str())
 }
 
 fn check_parameters(parameters: &Parameters) -> Result<(), Failure> {
@@ -158,6 +178,29 @@ mod tests {
 
     fn chat(messages: Vec<Message>) -> Task {
         Task::Chat(ChatPrompt { messages, ..Default::default() })
+    }
+
+    #[test]
+    fn a_picture_is_given_by_value_or_by_a_public_name() {
+        for good in ["data:image/png;base64,AA==", "https://example.org/a.png", "https://a.b.example:8443/x"] {
+            assert!(is_picture_url(good), "{good}");
+        }
+        for bad in [
+            "",
+            "http://example.org/a.png",
+            "https://169.254.169.254/latest",
+            "https://0x7f.0.0.1/",
+            "https://2130706433/",
+            "https://[::1]/",
+            "https://localhost/",
+            "https://metadata.google.internal/",
+            "https://db.svc.cluster.local/",
+            "https://user@example.org/",
+            "file:///etc/passwd",
+            "ftp://example.org/x",
+        ] {
+            assert!(!is_picture_url(bad), "{bad}");
+        }
     }
 
     #[test]

@@ -12,9 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
-use postern_proto::{Failure, Feature};
+use postern_proto::{Failure, Feature, Reason};
 use postern_runtime::Verifier;
+use postern_runtime::instance::{CLIENT_ADDRESS_HEADER, RELAY_SCOPE, RELAY_TOKEN_HEADER};
 use postern_runtime::request_id::RequestId;
+use postern_token::Verified;
 
 pub use admit::Admission;
 pub use identify::{Bearer, Credentials};
@@ -56,20 +58,38 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
+    /// Who calls. A door asks this of a request's head, before it takes in any of its body.
+    ///
+    /// # Errors
+    /// The failure of the token.
+    pub async fn identify(&self, caller: &Caller<'_>) -> Result<Arc<Verified>, Failure> {
+        // Identify: a token is all that is believed of a caller, so it is found, or made of a credential, before all else.
+        let token = identify::token(caller).await?;
+        // Verify: nothing that the token says is used before its signature, issuer, audience and times have been checked.
+        self.verifier.verify(&token, None)
+    }
+
+    /// Where a caller is: the address of its socket, or the one that an instance which relays it vouches for.
+    fn address_of(&self, caller: &Caller<'_>) -> Result<Option<IpAddr>, Failure> {
+        let Some(voucher) = caller.headers.get(RELAY_TOKEN_HEADER) else { return Ok(caller.address) };
+        let voucher = self.verifier.verify(voucher.to_str().unwrap_or_default(), None)?;
+        let address = caller.headers.get(CLIENT_ADDRESS_HEADER).and_then(|address| address.to_str().ok()?.parse().ok());
+        match address {
+            Some(address) if voucher.allows(RELAY_SCOPE) => Ok(Some(IpAddr::to_canonical(&address))),
+            _ => Err(Failure::new(Reason::NetworkUntrusted, "the relayed caller's address is not vouched for")),
+        }
+    }
+
     /// Answers a request. What is returned has its first content, so a failure until then has its own status; dropping it,
     /// or this future, stops the model.
     ///
     /// # Errors
     /// The failure of the first layer that refuses.
-    pub async fn complete(&self, caller: Caller<'_>, ask: Ask) -> Result<Completion, Failure> {
+    pub async fn complete(&self, verified: Arc<Verified>, caller: Caller<'_>, ask: Ask) -> Result<Completion, Failure> {
         let ask = ask.check()?;
-        // Identify: a token is all that is believed of a caller, so it is found, or made of a credential, before all else.
-        let token = identify::token(&caller).await?;
-        // Verify: nothing that the token says is used before its signature, issuer, audience and times have been checked.
-        let verified = self.verifier.verify(&token, None)?;
         // Authorise: from here on there is a permit; it names the models that this caller may use for this feature.
         let table = self.routes.current()?;
-        let permit = authorise::permit(&verified, &ask, caller.address, &table)?;
+        let permit = authorise::permit(&verified, &ask, self.address_of(&caller)?, &table)?;
         // Admit: a place is taken before any work is done, so that a flood costs the gateway a check and the model nothing.
         let place = self.admission.admit(&permit)?;
         // A newer request of the same editing session takes an older one's place.
@@ -89,15 +109,15 @@ impl Pipeline {
     /// # Errors
     /// The token's failure, or INSTANCE_UNAVAILABLE before routes have come.
     pub async fn models(&self, caller: Caller<'_>) -> Result<Vec<(Arc<Model>, Vec<Feature>)>, Failure> {
-        let token = identify::token(&caller).await?;
-        let verified = self.verifier.verify(&token, None)?;
+        let verified = self.identify(&caller).await?;
         let table = self.routes.current()?;
         let served = |model: &Arc<Model>| -> Vec<Feature> {
             let bound = |feature: &Feature| table.bound(*feature).iter().any(|bound| bound.name == model.name);
             let allowed = |feature: &Feature| verified.allows(feature.scope());
             Feature::ALL.into_iter().filter(|feature| bound(feature) && allowed(feature)).collect()
         };
-        let trusted = |model: &&Arc<Model>| authorise::trusts(model, caller.address);
+        let address = self.address_of(&caller)?;
+        let trusted = |model: &&Arc<Model>| authorise::trusts(model, address);
         let all = table.models().filter(trusted).map(|model| (model.clone(), served(model)));
         Ok(all.filter(|(_, features)| !features.is_empty()).collect())
     }

@@ -1,9 +1,15 @@
 //! Who may call each gRPC method that the gateway serves.
 
+use std::sync::Arc;
+
 use http::request;
 use postern_proto::{Failure, Reason};
 use postern_runtime::guard::Admit;
 use postern_runtime::policy::{Access, PolicyTable, Row};
+use postern_token::Verified;
+
+use crate::doors::grpc::caller;
+use crate::pipeline::Pipeline;
 
 /// The table. A method that is not here is refused. The gateway knows no roles: its pipeline judges tokens by scope.
 pub const TABLE: PolicyTable<std::convert::Infallible> = PolicyTable(&[
@@ -18,14 +24,26 @@ pub const TABLE: PolicyTable<std::convert::Infallible> = PolicyTable(&[
     Row { method: "/grpc.health.v1.Health/Watch", access: Access::Open },
 ]);
 
-/// Lets in what the table knows; the pipeline does the rest.
-pub struct GatewayGuard;
+/// Lets in what the table knows. Who calls is found out here, from the head, so that nobody unknown can make the gateway take in a
+/// message; the pipeline does the rest.
+pub struct GatewayGuard(pub Pipeline);
+
+/// The caller that the guard found, as an extension of the request.
+#[derive(Clone)]
+pub struct Identified(pub Arc<Verified>);
 
 #[tonic::async_trait]
 impl Admit for GatewayGuard {
     async fn admit(&self, head: &mut request::Parts) -> Result<(), Failure> {
         match TABLE.access(head.uri.path()) {
-            Some(Access::Open | Access::Pipeline) => Ok(()),
+            Some(Access::Open) => Ok(()),
+            Some(Access::Pipeline) => {
+                let headers = std::mem::take(&mut head.headers);
+                let identified = self.0.identify(&caller(&headers, &head.extensions)).await;
+                head.headers = headers;
+                head.extensions.insert(Identified(identified?));
+                Ok(())
+            }
             Some(Access::Roles(_)) | None => {
                 Err(Failure::new(Reason::Unimplemented, "the gateway does not offer this method"))
             }

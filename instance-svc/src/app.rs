@@ -136,10 +136,18 @@ impl App {
         let readiness = Readiness::default();
         let lifecycle = Lifecycle::new(&readiness);
         let health = ProcessHealth::follow(&readiness, SERVICES, &lifecycle).await;
-        let guard = GuardLayer::new(InstanceGuard { store: ground.store.clone(), verifier: verifier.clone() });
+        let introspection = Arc::new(Introspection::new(
+            ground.store.clone(),
+            ground.credentials.clone(),
+            trust.clone(),
+            verifier.clone(),
+            clock.clone(),
+        ));
+        let guard = InstanceGuard { store: ground.store.clone(), verifier, introspection: introspection.clone() };
+        let guard = GuardLayer::new(guard);
         let max_age = schedule.jwks_max_age();
         let (trusted, issuer) = (trust.clone(), identity.issuer.clone());
-        let keeping = Keeping { rotation, trust, verifier };
+        let keeping = Keeping { rotation, trust, introspection };
         let (routes, oauth) = routes(&config, ground, keeping, identity, clock, &lifecycle).await?;
         let routes = routes.add_service(health.service(&lifecycle));
         let http_routes = crate::doors::http::router(&issuer, trusted, max_age, oauth);
@@ -185,7 +193,7 @@ fn own_profile(identity: &Identity, max_lifetime: u64) -> IssuerProfile {
 struct Keeping {
     rotation: Arc<Rotation>,
     trust: Arc<Trust>,
-    verifier: Verifier,
+    introspection: Arc<Introspection>,
 }
 
 async fn routes(
@@ -197,21 +205,19 @@ async fn routes(
     lifecycle: &Lifecycle,
 ) -> Result<(Routes, OAuthDoor), BuildError> {
     let Ground { store, sealer, credentials, instance_id } = ground;
-    let Keeping { rotation, trust, verifier } = keeping;
+    let Keeping { rotation, trust, introspection } = keeping;
     let versions = crate::changes::follow(store.clone(), store.versions().await?, lifecycle);
     trust.follow(versions.clone(), lifecycle);
     rotation.run(trust.clone(), clock.clone(), lifecycle);
     let lifetimes =
         Lifetimes { default: config.issuer.access_token_seconds, max: config.issuer.max_access_token_seconds };
-    let issuer = Issuer::new(identity.clone(), trust.clone(), clock.clone());
+    let issuer = Arc::new(Issuer::new(identity.clone(), trust.clone(), clock.clone()));
     let exchange =
-        Arc::new(Exchange::new(store.clone(), credentials.clone(), issuer, identity.issuer.clone(), lifetimes));
-    let introspection =
-        Arc::new(Introspection::new(store.clone(), credentials.clone(), trust.clone(), verifier, clock.clone()));
+        Arc::new(Exchange::new(store.clone(), credentials.clone(), issuer.clone(), identity.issuer.clone(), lifetimes));
     let oauth = OAuthDoor { exchange: exchange.clone(), introspection: introspection.clone(), clock };
     let directory = Arc::new(Directory::new(store.clone(), credentials));
     let registry = Arc::new(Registry::new(store.clone(), sealer));
-    let relay = Arc::new(Relay::new(store.clone(), exchange.clone(), instance_id));
+    let relay = Arc::new(Relay::new(store.clone(), exchange.clone(), issuer, instance_id));
     let fleet = Fleet::default();
 
     let key_door = KeyDoor { rotation: rotation.clone(), store: store.clone() };

@@ -9,7 +9,7 @@ use postern_token::Secret;
 use tokio::sync::Mutex;
 
 use crate::credentials::Credentials;
-use crate::store::{CredentialRecord, Kind, Millis, PrincipalRecord, Purpose, Role, Store};
+use crate::store::{CredentialRecord, Found, Kind, Millis, PrincipalRecord, Purpose, Role, Store};
 
 /// What a new fleet member is.
 #[derive(Debug, Clone)]
@@ -121,20 +121,41 @@ impl Directory {
         Ok((record, secret))
     }
 
-    /// The first administrator with a credential for administration, unless there is an administrator.
+    /// The first administrator with a credential for administration, unless there is one who can administer: an administrator
+    /// whose credentials have all ended gets a new one.
     ///
     /// # Errors
     /// REQUEST_INVALID, ALREADY_EXISTS for another principal of the name, STORE_UNAVAILABLE.
     pub async fn bootstrap(&self, name: String) -> Result<Option<Secret>, Failure> {
         let _changing = self.changing.lock().await;
-        if self.list(PEOPLE).await?.iter().any(is_admin) {
+        if !self.live_ways_in().await?.is_empty() {
             return Ok(None);
+        }
+        if let Some(admin) = self.list(PEOPLE).await?.into_iter().find(is_admin) {
+            let (credential, secret) = self.issue(&admin, Purpose::Administration, "bootstrap", None, &[]).await?;
+            self.store.add_credential(credential).await?;
+            return Ok(Some(secret));
         }
         let name = PrincipalName::new(name).map_err(|error| Failure::field("name", error.to_string()))?;
         let record = self.record("usr", name.into(), Kind::User, vec![Role::Admin]).await?;
         let (credential, secret) = self.issue(&record, Purpose::Administration, "bootstrap", None, &[]).await?;
         self.add(record, Some(credential)).await?;
         Ok(Some(secret))
+    }
+
+    /// The live credentials with which somebody can administer as admin, by id.
+    async fn live_ways_in(&self) -> Result<Vec<String>, Failure> {
+        let now = self.store.now().await?;
+        let mut live = Vec::new();
+        for principal in self.list(PEOPLE).await?.into_iter().filter(is_admin) {
+            for credential in self.store.credentials(&principal.id).await? {
+                let found = Found { credential, principal: principal.clone() };
+                if found.credential.purpose == Purpose::Administration && found.is_live(now) {
+                    live.push(found.credential.id);
+                }
+            }
+        }
+        Ok(live)
     }
 
     async fn record(
@@ -244,6 +265,12 @@ impl Directory {
     /// # Errors
     /// NOT_FOUND, STORE_UNAVAILABLE.
     pub async fn revoke_credential(&self, id: &str) -> Result<(), Failure> {
+        let _changing = self.changing.lock().await;
+        let mut ways_in = self.live_ways_in().await?.into_iter();
+        if ways_in.next().as_deref() == Some(id) && ways_in.next().is_none() {
+            let message = "this is the last credential of an administrator; make another one first";
+            return Err(Failure::new(Reason::InUse, message));
+        }
         self.store.revoke_credential(id).await.map_err(|error| match error.into() {
             Failure { reason: Reason::NotFound, .. } => Failure::new(
                 Reason::NotFound,

@@ -64,7 +64,7 @@ pub struct Exchanged {
 pub struct Exchange {
     store: Arc<dyn Store>,
     credentials: Credentials,
-    issuer: Issuer,
+    issuer: Arc<Issuer>,
     /// The instance's own audience.
     own_audience: String,
     lifetimes: Lifetimes,
@@ -76,7 +76,7 @@ impl Exchange {
     pub fn new(
         store: Arc<dyn Store>,
         credentials: Credentials,
-        issuer: Issuer,
+        issuer: Arc<Issuer>,
         own_audience: String,
         lifetimes: Lifetimes,
     ) -> Self {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use postern_proto::{Failure, Reason};
+use postern_runtime::auth::refused;
 use postern_runtime::{Clock, Verifier};
-use postern_token::{Claims, IssuerProfile, Revocation, Secret, TrustTable, Unverified, Verified};
+use postern_token::{Claims, IssuerProfile, Revocation, Secret, TokenError, TrustTable, Unverified, Verified};
 
 use crate::credentials::{self, Credentials};
 use crate::store::{Kind, PrincipalRecord, Role, Store, StoreError};
@@ -60,7 +61,7 @@ impl Introspection {
     /// # Errors
     /// STORE_UNAVAILABLE.
     pub async fn introspect(&self, token: &str, reach: &Reach) -> Result<Option<Claims>, Failure> {
-        let Some(verified) = self.verify(token) else { return Ok(None) };
+        let Ok(verified) = self.verify(token) else { return Ok(None) };
         let claims = verified.claims();
         if matches!(reach, Reach::Audience(audience) if claims.aud != *audience) || !self.verifier.stands(&verified) {
             return Ok(None);
@@ -73,11 +74,25 @@ impl Introspection {
     }
 
     /// Verifies a token of any audience.
-    fn verify(&self, token: &str) -> Option<Verified> {
-        let shape = Unverified::new(token).ok()?;
-        let audience = shape.says()?.audience;
+    fn verify(&self, token: &str) -> Result<Verified, TokenError> {
+        let shape = Unverified::new(token)?;
+        let audience = shape.says().map(|said| said.audience).unwrap_or_default();
         let profile = IssuerProfile { audience, ..self.trust.profile().clone() };
-        TrustTable::new([(profile, self.trust.snapshot().keys)]).verify(shape, self.clock.now()).ok()
+        TrustTable::new([(profile, self.trust.keys())]).verify(shape, self.clock.now())
+    }
+
+    /// Whether what is shown is an access token of this instance or a live credential. What for is judged by others.
+    ///
+    /// # Errors
+    /// The token's fault, CREDENTIAL_INVALID, STORE_UNAVAILABLE.
+    pub async fn is_ours(&self, presented: &str) -> Result<(), Failure> {
+        if !Secret::looks_like_one(presented) {
+            return self.verify(presented).map(drop).map_err(refused);
+        }
+        match credentials::recognise_anywhere(&*self.store, &self.credentials, presented).await? {
+            Some(_) => Ok(()),
+            None => Err(Failure::new(Reason::CredentialInvalid, "the credential is unknown, revoked or ended")),
+        }
     }
 
     /// Revokes what is shown: an access token, or a credential with all tokens that were minted for it. What is not good anyway
@@ -93,7 +108,7 @@ impl Introspection {
             }
             return Ok(());
         }
-        let Some(verified) = self.verify(presented) else { return Ok(()) };
+        let Ok(verified) = self.verify(presented) else { return Ok(()) };
         let claims = verified.claims();
         tracing::info!(token.id = claims.jti, "token revoked by its holder");
         let revocation = Revocation::Token {

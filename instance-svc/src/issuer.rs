@@ -66,6 +66,18 @@ impl Issuer {
         Self { identity, trust, clock }
     }
 
+    /// The key that signs now.
+    #[must_use]
+    pub fn kid(&self) -> String {
+        self.trust.signer().public_key().kid().to_owned()
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
     /// Mints.
     ///
     /// # Errors

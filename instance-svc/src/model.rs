@@ -103,6 +103,16 @@ impl ModelSpec {
         Ok((name, spec))
     }
 
+    /// Whether its servers are reached in the same places and the same way.
+    #[must_use]
+    pub fn is_reached_as(&self, before: &Self) -> bool {
+        let urls = |spec: &Self| spec.endpoints.iter().map(|endpoint| endpoint.url.clone()).collect::<Vec<_>>();
+        urls(self) == urls(before)
+            && self.provider == before.provider
+            && self.endpoint_networks == before.endpoint_networks
+            && self.adapter_group == before.adapter_group
+    }
+
     /// The limits, as the contract says them.
     #[must_use]
     pub fn limits(&self) -> pb::Limits {

@@ -96,6 +96,12 @@ impl Registry {
             return Err(conflict());
         }
         let (name, spec) = ModelSpec::check(model, Some(&before.spec))?;
+        if credential.is_none() && before.record.sealed_credential.is_some() && !spec.is_reached_as(&before.spec) {
+            // Else whoever may change a model could send its key to a server of their own.
+            let message =
+                "give the credential again: the stored one belongs to the URL, provider and networks it was given for";
+            return Err(Failure::field("credential", message));
+        }
         let now = self.store.now().await?;
         let times = (before.record.version + 1, before.record.created_at, now);
         let after = match credential {

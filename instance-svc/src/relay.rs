@@ -1,24 +1,41 @@
 //! The relay's decisions: which gateway, and under which token. The streams themselves pass through the door untouched.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use postern_proto::{Failure, Feature, Reason};
 use postern_runtime::config::PeerAddress;
 use postern_runtime::grpc;
+use postern_runtime::instance::RELAY_SCOPE;
 use postern_token::Secret;
 use tonic::transport::Channel;
 
 use crate::exchange::{Asked, Exchange};
+use crate::issuer::{Grant, Issuer};
 use crate::store::{Kind, Store};
 
 /// The relay.
 pub struct Relay {
     store: Arc<dyn Store>,
     exchange: Arc<Exchange>,
+    issuer: Arc<Issuer>,
     instance_id: String,
     channels: Mutex<HashMap<String, Channel>>,
+    /// The tokens with which the instance vouches for its callers' addresses, by audience.
+    vouchers: tokio::sync::Mutex<HashMap<String, Voucher>>,
 }
+
+#[derive(Clone)]
+struct Voucher {
+    token: String,
+    expires: u64,
+    kid: String,
+}
+
+/// A voucher with less life than this, in seconds, is made anew.
+const LEAST_LIFE: u64 = 60;
+const VOUCHER_SECONDS: u64 = 300;
 
 /// Where a request goes and under which token.
 pub struct Onward {
@@ -26,13 +43,15 @@ pub struct Onward {
     pub channel: Channel,
     /// The access token to show there.
     pub token: String,
+    /// The token that vouches for the caller's address.
+    pub voucher: String,
 }
 
 impl Relay {
     /// A relay over these parts.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, exchange: Arc<Exchange>, instance_id: String) -> Self {
-        Self { store, exchange, instance_id, channels: Mutex::default() }
+    pub fn new(store: Arc<dyn Store>, exchange: Arc<Exchange>, issuer: Arc<Issuer>, instance_id: String) -> Self {
+        Self { store, exchange, issuer, instance_id, channels: Mutex::default(), vouchers: Default::default() }
     }
 
     /// Decides. An access token goes on untouched, for the gateway to judge; for a credential a token is minted, with the
@@ -40,7 +59,12 @@ impl Relay {
     ///
     /// # Errors
     /// The exchange's, and GATEWAY_UNAVAILABLE when no gateway has an address.
-    pub async fn onward(&self, presented: &str, features: &[Feature]) -> Result<Onward, Failure> {
+    pub async fn onward(
+        &self,
+        presented: &str,
+        features: &[Feature],
+        caller: Option<IpAddr>,
+    ) -> Result<Onward, Failure> {
         let principals = self.store.principals().await?;
         let gateway = principals
             .into_iter()
@@ -54,13 +78,37 @@ impl Relay {
         })?;
         let token = if Secret::looks_like_one(presented) {
             let scope = features.iter().map(|feature| feature.scope().to_owned()).collect();
-            let asked =
-                Asked { audience, scope, lifetime: None, actor: Some(self.instance_id.clone()), ..Asked::default() };
+            let (audience, actor) = (audience.clone(), Some(self.instance_id.clone()));
+            let asked = Asked { audience, scope, actor, address: caller, ..Asked::default() };
             self.exchange.exchange(presented, asked).await?.minted.token
         } else {
             presented.to_owned()
         };
-        Ok(Onward { channel: self.channel(&address)?, token })
+        Ok(Onward { channel: self.channel(&address)?, token, voucher: self.voucher(&audience).await? })
+    }
+
+    async fn voucher(&self, audience: &str) -> Result<String, Failure> {
+        let mut vouchers = self.vouchers.lock().await;
+        let kid = self.issuer.kid();
+        let good = |voucher: &&Voucher| voucher.expires > self.issuer.now() + LEAST_LIFE && voucher.kid == kid;
+        if let Some(voucher) = vouchers.get(audience).filter(good) {
+            return Ok(voucher.token.clone());
+        }
+        let grant = Grant {
+            subject: self.instance_id.clone(),
+            audience: audience.to_owned(),
+            scope: vec![RELAY_SCOPE.to_owned()],
+            credential: self.instance_id.clone(),
+            actor: None,
+            lifetime: VOUCHER_SECONDS,
+            certificate: None,
+            not_after: None,
+        };
+        let minted = self.issuer.mint(grant).await?;
+        let voucher = Voucher { token: minted.token.clone(), expires: minted.expires, kid };
+        // Audiences are those of the few gateways.
+        vouchers.insert(audience.to_owned(), voucher);
+        Ok(minted.token)
     }
 
     fn channel(&self, address: &str) -> Result<Channel, Failure> {

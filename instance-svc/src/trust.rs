@@ -126,7 +126,7 @@ impl Trust {
 
     async fn take(&self, sequence: u64, event: TrustEvent) -> Result<(), KeyError> {
         let told = match event {
-            TrustEvent::KeyAdded { jwk } => Some(TrustChange::KeyAdded(PublicKey::own(&jwk)?)),
+            TrustEvent::KeyAdded { jwk } => Some(TrustChange::KeyAdded(Box::new(PublicKey::own(&jwk)?))),
             TrustEvent::KeyRemoved { kid } => Some(TrustChange::KeyRemoved(kid)),
             TrustEvent::Revoked(revocation) => Some(TrustChange::Revoked(revocation)),
             TrustEvent::KeyActivated { kid } => {
@@ -145,7 +145,7 @@ impl Trust {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.snapshot.sequence = sequence;
         match &told {
-            Some(TrustChange::KeyAdded(key)) => state.snapshot.keys.push(key.clone()),
+            Some(TrustChange::KeyAdded(key)) => state.snapshot.keys.push((**key).clone()),
             Some(TrustChange::KeyRemoved(kid)) => state.snapshot.keys.retain(|key| key.kid() != kid),
             Some(TrustChange::Revoked(revocation)) => state.snapshot.revocations.push(revocation.clone()),
             None => {}
@@ -181,6 +181,12 @@ impl Trust {
     #[must_use]
     pub fn snapshot(&self) -> TrustSnapshot {
         self.state.read().unwrap_or_else(PoisonError::into_inner).snapshot.clone()
+    }
+
+    /// All keys that verify.
+    #[must_use]
+    pub fn keys(&self) -> Vec<PublicKey> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).snapshot.keys.clone()
     }
 
     /// The changes after a number, oldest first; `None` when they are not all here any more.

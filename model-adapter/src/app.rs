@@ -37,9 +37,14 @@ pub struct App {
 ///
 /// # Errors
 /// When the process has no TLS provider that can be used.
-pub fn models(link: &InstanceLink, clock: Arc<dyn Clock>, readiness: &Readiness) -> Result<Models, BuildError> {
+pub fn models(
+    link: &InstanceLink,
+    clock: Arc<dyn Clock>,
+    readiness: &Readiness,
+    group: Option<&str>,
+) -> Result<Models, BuildError> {
     let models = Models { endpoints: Endpoints::new(Egress::new()?), clock };
-    crate::feed::follow(link, models.clone(), readiness);
+    crate::feed::follow(link, models.clone(), readiness, group);
     Ok(models)
 }
 
@@ -59,7 +64,7 @@ impl App {
         let link = InstanceLink::new(&config.instance, clock.clone(), &lifecycle)?;
         let verifier = Verifier::new(clock.clone());
         trust::follow(&link, verifier.clone(), &readiness);
-        let models = models(&link, clock, &readiness)?;
+        let models = models(&link, clock, &readiness, None)?;
 
         let services = &[ModelServiceServer::<Models>::NAME];
         let health = ProcessHealth::follow(&readiness, services, &lifecycle).await;

@@ -22,9 +22,11 @@ const WAITING: usize = 16;
 /// Probes at once; the instance sends few.
 const MAX_PROBES: usize = 4;
 
-/// Follows the instance until the process stops; readiness waits for the first snapshot.
-pub fn follow(link: &InstanceLink, models: Models, readiness: &Readiness) {
-    let arrived = readiness.condition("endpoints");
+/// Follows the instance until the process stops; readiness waits for the first snapshot. A gateway that hosts adapters names the
+/// group of each.
+pub fn follow(link: &InstanceLink, models: Models, readiness: &Readiness, group: Option<&str>) {
+    let name = group.map_or_else(|| "endpoints".to_owned(), |group| format!("endpoints of {group}"));
+    let arrived = readiness.condition(name);
     let inner = link.clone();
     link.subscribe("adapter stream", move |token| {
         let (link, models, arrived) = (inner.clone(), models.clone(), arrived.clone());

@@ -19,6 +19,7 @@ use postern_runtime::Clock;
 use postern_runtime::grpc::refuse;
 use postern_runtime::request_id::RequestId;
 use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
 
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::provider::{AnswerKind, StreamDecoder};
@@ -146,10 +147,15 @@ struct Rest {
 
 impl Answer {
     fn into_stream(self) -> impl Stream<Item = Result<pb::StreamGenerateResponse, Status>> + Send {
-        stream::unfold(self, |mut answer| async move {
-            let item = answer.next().await?;
-            let item = item.map(|event| pb::StreamGenerateResponse { event: Some(event) }).map_err(refuse);
-            Some((item, answer))
+        // What happens after the head still belongs to the request.
+        let span = tracing::Span::current();
+        stream::unfold(self, move |mut answer| {
+            let next = async move {
+                let item = answer.next().await?;
+                let item = item.map(|event| pb::StreamGenerateResponse { event: Some(event) }).map_err(refuse);
+                Some((item, answer))
+            };
+            next.instrument(span.clone())
         })
     }
 

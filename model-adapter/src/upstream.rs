@@ -81,13 +81,26 @@ async fn refusal(endpoint: &Endpoint, response: Response<Incoming>, now: u64) ->
     scrubbed(endpoint, failure).with_retry_after(retry_after)
 }
 
-/// Takes the endpoint's key out of a server's words.
+/// Longest message that is passed on, in characters.
+const MAX_MESSAGE: usize = 600;
+
+/// Takes the endpoint's key out of a server's words, and cuts them only then: a key that lies across the cut must go whole.
 pub(crate) fn scrubbed(endpoint: &Endpoint, mut failure: Failure) -> Failure {
-    if let Some(key) = endpoint.api_key() {
-        failure.message = failure.message.replace(key.expose_secret(), "[redacted]");
-        failure.detail = failure.detail.map(|detail| detail.replace(key.expose_secret(), "[redacted]"));
-    }
+    let clean = |text: String| match endpoint.api_key() {
+        Some(key) => text.replace(key.expose_secret(), "[redacted]"),
+        None => text,
+    };
+    failure.message = cut(clean(failure.message));
+    failure.detail = failure.detail.map(|detail| cut(clean(detail)));
     failure
+}
+
+fn cut(mut text: String) -> String {
+    if let Some((at, _)) = text.char_indices().nth(MAX_MESSAGE) {
+        text.truncate(at);
+        text.push('\u{2026}');
+    }
+    text
 }
 
 /// `Retry-After` in seconds or as a date (RFC 9110 §10.2.3).

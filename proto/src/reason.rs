@@ -155,6 +155,8 @@ reasons! {
     Draining = "DRAINING", Unavailable, 503;
     /// The caller went away, or a newer request took this one's place.
     Cancelled = "CANCELLED", Cancelled, 499;
+    /// The caller did not read its answer.
+    CallerStalled = "CALLER_STALLED", Cancelled, 499;
     /// A fault of ours.
     Internal = "INTERNAL", Internal, 500;
 }

@@ -65,11 +65,12 @@ impl Policy {
 }
 
 /// Metadata services outside the link-local range.
-const METADATA: [IpAddr; 4] = [
+const METADATA: [IpAddr; 5] = [
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
 ];
 
 fn class(address: IpAddr) -> Class {
@@ -102,7 +103,7 @@ fn class_v4(address: Ipv4Addr) -> Class {
 fn class_v6(address: Ipv6Addr) -> Class {
     // An IPv6 address that stands for an IPv4 address is judged as that.
     if let Some(embedded) = embedded_v4(address) {
-        return class_v4(embedded);
+        return class(IpAddr::V4(embedded));
     }
     match address.segments() {
         [0, 0, 0, 0, 0, 0, 0, 1] => Class::Private,
@@ -179,6 +180,10 @@ mod tests {
             "ff02::1",
             "fec0::1",
             "fd00:ec2::254",
+            "fd20:ce::254",
+            "64:ff9b::a83f:8110",
+            "2002:a83f:8110::",
+            "64:ff9b::6464:64c8",
             "2001:db8::1",
             "::ffff:169.254.169.254",
             "64:ff9b::a9fe:a9fe",

@@ -21,6 +21,11 @@ pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 /// Streams at once on one connection.
 const MAX_STREAMS: u32 = 1024;
+/// What one stream may send ahead of its reader, in bytes. It bounds the memory of a stream that nobody reads.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// What all streams of a connection may send ahead: as much as every one of them, so that some that nobody reads do not stop the
+/// others.
+const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 
 /// Binds a listener.
 ///
@@ -52,6 +57,8 @@ where
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .http2_max_header_list_size(MAX_HEADER_BYTES)
         .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .layer(RequestIdLayer)
         .layer(layer)
         .add_routes(routes);
@@ -73,6 +80,8 @@ pub fn channel(address: &PeerAddress) -> Result<Channel, tonic::transport::Error
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true)
         .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .connect_lazy())
 }
 
@@ -106,7 +115,9 @@ pub fn timeout_of(headers: &HeaderMap) -> Option<Duration> {
 /// The status that a failure leaves the process as. This is where a failure is logged, once.
 #[must_use]
 pub fn refuse(failure: Failure) -> Status {
-    let (reason, message) = (failure.reason.name(), failure.message.as_str());
+    // A model server's own words may repeat what it was asked: they are for the caller, not for the log.
+    let message = if failure.blame.is_some() { "" } else { failure.message.as_str() };
+    let reason = failure.reason.name();
     let detail = failure.detail.as_deref();
     match failure.reason {
         Reason::Internal | Reason::StoreUnavailable => tracing::error!(reason, message, detail, "request failed"),
@@ -125,15 +136,35 @@ pub fn onward<T>(message: T, request_id: &RequestId, token: &str, timeout: Optio
         value.set_sensitive(true);
         metadata.insert(http::header::AUTHORIZATION, value);
     }
-    if let Some(timeout) = timeout {
-        request.set_timeout(timeout);
+    if let Some(timeout) = timeout.and_then(|timeout| http::HeaderValue::from_str(&timeout_text(timeout)).ok()) {
+        // The header only: tonic's own timer would end the call with CANCELLED, where the peer says DEADLINE_EXCEEDED.
+        metadata.insert("grpc-timeout", timeout);
     }
     request
+}
+
+/// The value of `grpc-timeout`: at most eight digits and a unit.
+fn timeout_text(timeout: Duration) -> String {
+    match timeout.as_millis() {
+        millis @ ..100_000_000 => format!("{millis}m"),
+        millis => format!("{}S", (millis / 1000).min(99_999_999)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_timeout_reads_back() {
+        for timeout in
+            [Duration::ZERO, Duration::from_millis(250), Duration::from_secs(3600), Duration::from_secs(1_000_000)]
+        {
+            let headers =
+                HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), timeout_text(timeout).parse().unwrap())]);
+            assert_eq!(timeout_of(&headers), Some(timeout));
+        }
+    }
 
     #[test]
     fn the_timeout_header_is_read_as_the_protocol_says() {

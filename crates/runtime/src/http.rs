@@ -46,11 +46,16 @@ pub fn serve(name: &'static str, listener: TcpListener, router: Router, lifecycl
                 .timer(TokioTimer::new())
                 .keep_alive_interval(Duration::from_secs(20))
                 .max_header_list_size(MAX_HEADER_BYTES);
-            let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-            let connection = graceful.watch(connection);
+            let watcher = graceful.watcher();
+            let stopped = stopping.clone();
             connections.spawn(async move {
-                // A client that breaks its connection is no news.
-                let _ = connection.await;
+                // Who says nothing does not keep a place. Once the first byte has come, the header timeout counts.
+                let spoke = tokio::time::timeout(HEADER_TIMEOUT, stream.readable());
+                if matches!(stopped.run_until_cancelled(spoke).await, Some(Ok(Ok(())))) {
+                    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+                    // A client that breaks its connection is no news.
+                    let _ = watcher.watch(connection).await;
+                }
                 drop(place);
             });
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures_util::StreamExt as _;
+use http::HeaderName;
 use postern_proto::instance::v1 as pb;
 use postern_proto::instance::v1::token_service_client::TokenServiceClient;
 use postern_proto::{Failure, Reason};
@@ -20,12 +21,20 @@ use crate::clock::Clock;
 use crate::config::{self, ConfigError, PeerAddress};
 use crate::grpc;
 use crate::lifecycle::Lifecycle;
+use crate::readiness::Condition;
 use crate::request_id::RequestId;
 
 /// The scope of the fleet's own tokens at the instance.
 pub const FLEET_SCOPE: &str = "instance:fleet";
 /// The scope of a gateway's tokens at an adapter.
 pub const GENERATE_SCOPE: &str = "model:generate";
+
+/// The scope of an instance's own tokens, with which it vouches for the address of a caller that it relays.
+pub const RELAY_SCOPE: &str = "relay:forward";
+/// Such a token, beside the caller's own.
+pub const RELAY_TOKEN_HEADER: HeaderName = HeaderName::from_static("x-postern-relay-token");
+/// The address of the caller that an instance relays.
+pub const CLIENT_ADDRESS_HEADER: HeaderName = HeaderName::from_static("x-postern-client-address");
 
 /// The `[instance]` section.
 #[derive(Debug, Clone, Deserialize)]
@@ -120,9 +129,10 @@ impl InstanceLink {
         Ok(Minted { token: answer.access_token.into(), expires })
     }
 
-    /// Keeps a token of this process's own for an audience, renewed at half its life, so that no request waits for one.
+    /// Keeps a token of this process's own for an audience, renewed at half its life, so that no request waits for one. The
+    /// condition opens with the first.
     #[must_use]
-    pub fn keep_token(&self, audience: String, scope: &'static str) -> KeptToken {
+    pub fn keep_token(&self, audience: String, scope: &'static str, given: Condition) -> KeptToken {
         let kept = KeptToken { current: Arc::default(), clock: self.clock.clone() };
         let (link, slot) = (self.clone(), kept.clone());
         let mut renewals = self.renewals.subscribe();
@@ -135,6 +145,7 @@ impl InstanceLink {
                         pause = Pause::default();
                         let left = minted.expires.saturating_sub(link.clock.now());
                         slot.current.store(Some(Arc::new(minted)));
+                        given.open();
                         let half = tokio::time::sleep(Duration::from_secs((left / 2).max(1)));
                         tokio::select! {
                             () = half => {}

@@ -9,14 +9,14 @@ use tokio::sync::watch;
 /// All conditions of a process.
 #[derive(Debug, Clone)]
 pub struct Readiness {
-    state: Arc<Mutex<BTreeMap<&'static str, bool>>>,
+    state: Arc<Mutex<BTreeMap<Arc<str>, bool>>>,
     ready: Arc<watch::Sender<bool>>,
 }
 
 /// One condition. It starts closed.
 #[derive(Debug, Clone)]
 pub struct Condition {
-    name: &'static str,
+    name: Arc<str>,
     readiness: Readiness,
 }
 
@@ -29,17 +29,17 @@ impl Default for Readiness {
 impl Readiness {
     /// Adds a condition.
     #[must_use]
-    pub fn condition(&self, name: &'static str) -> Condition {
-        let condition = Condition { name, readiness: self.clone() };
+    pub fn condition(&self, name: impl Into<Arc<str>>) -> Condition {
+        let condition = Condition { name: name.into(), readiness: self.clone() };
         condition.set(false);
         condition
     }
 
     /// The names of the conditions that are closed.
     #[must_use]
-    pub fn waiting_for(&self) -> Vec<&'static str> {
+    pub fn waiting_for(&self) -> Vec<String> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.iter().filter(|(_, open)| !**open).map(|(name, _)| *name).collect()
+        state.iter().filter(|(_, open)| !**open).map(|(name, _)| name.to_string()).collect()
     }
 
     /// Whether all conditions are open, now and at each change.
@@ -62,13 +62,13 @@ impl Condition {
 
     fn set(&self, open: bool) {
         let mut state = self.readiness.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = state.insert(self.name, open) != Some(open);
+        let changed = state.insert(self.name.clone(), open) != Some(open);
         let ready = state.values().all(|open| *open);
         // Sent under the lock, so that two changes cannot overtake each other.
         self.readiness.ready.send_if_modified(|was| std::mem::replace(was, ready) != ready);
         drop(state);
         if changed {
-            tracing::debug!(condition.name = self.name, condition.open = open, "readiness condition changed");
+            tracing::debug!(condition.name = &*self.name, condition.open = open, "readiness condition changed");
         }
     }
 }

@@ -144,7 +144,7 @@ impl Feed {
             return Err(broken("a delta that does not follow the state before it"));
         }
         match change {
-            Some(Change::KeyAdded(key)) => verifier.apply(TrustChange::KeyAdded(read_key(&key)?)),
+            Some(Change::KeyAdded(key)) => verifier.apply(TrustChange::KeyAdded(Box::new(read_key(&key)?))),
             Some(Change::KeyRemoved(kid)) => verifier.apply(TrustChange::KeyRemoved(kid)),
             Some(Change::Revocation(revocation)) => verifier.apply(TrustChange::Revoked(read_revocation(revocation)?)),
             None => {}

@@ -29,7 +29,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub enum TrustChange {
     /// A key verifies from now on.
-    KeyAdded(PublicKey),
+    KeyAdded(Box<PublicKey>),
     /// The key of this `kid` verifies nothing from now on.
     KeyRemoved(String),
     /// Something is refused although it is signed.
@@ -111,7 +111,7 @@ impl Verifier {
             TrustChange::KeyAdded(key) => self.rebuild(|issuers| {
                 if let Some((_, keys)) = &mut issuers.own {
                     keys.retain(|known| known.kid() != key.kid());
-                    keys.push(key);
+                    keys.push(*key);
                 }
             }),
             TrustChange::KeyRemoved(kid) => self.rebuild(|issuers| {

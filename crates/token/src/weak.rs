@@ -19,7 +19,8 @@ fn remainder(n: &[u8], divisor: u32) -> u32 {
 }
 
 fn has_small_factor(n: &[u8]) -> bool {
-    let is_prime = |candidate: u32| (2..candidate).take_while(|d| d * d <= candidate).all(|d| candidate % d != 0);
+    let is_prime =
+        |candidate: u32| (2..candidate).take_while(|d| d * d <= candidate).all(|d| !candidate.is_multiple_of(d));
     (2..SMALL_FACTORS).filter(|candidate| is_prime(*candidate)).any(|prime| remainder(n, prime) == 0)
 }
 

@@ -1,5 +1,5 @@
 //! Issuers whose headers are read: other instances, and anybody whose keys come from a file, a URL or discovery.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::sync::LazyLock;
 

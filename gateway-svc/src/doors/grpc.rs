@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 use crate::ask::{Ask, Task};
 use crate::collect::collect;
 use crate::pipeline::{Bearer, Caller, Completion, Pipeline};
+use crate::policy::Identified;
 
 /// The door.
 pub struct GrpcDoor {
@@ -56,11 +57,16 @@ impl GrpcDoor {
         let (metadata, extensions, message) = request.into_parts();
         let headers = metadata.into_headers();
         let ask = ask(message).map_err(refuse)?;
-        self.pipeline.complete(caller(&headers, &extensions), ask).await.map_err(refuse)
+        let Identified(verified) = extensions
+            .get::<Identified>()
+            .cloned()
+            .ok_or_else(|| refuse(Failure::internal("a guarded method was reached without a caller")))?;
+        self.pipeline.complete(verified, caller(&headers, &extensions), ask).await.map_err(refuse)
     }
 }
 
-fn caller<'a>(headers: &'a http::HeaderMap, extensions: &http::Extensions) -> Caller<'a> {
+/// Who calls, by a request's head.
+pub(crate) fn caller<'a>(headers: &'a http::HeaderMap, extensions: &http::Extensions) -> Caller<'a> {
     Caller {
         headers,
         address: peer_ip(extensions),
@@ -80,7 +86,8 @@ fn events<T: Send + 'static>(
     });
     let answers = events.map(move |item| match item {
         Ok(event) => Ok(wrap(Some(CompletionEvent { event: Some(event) }))),
-        Err(failure) => Err(refuse(failure)),
+        // The flow's own record has logged it.
+        Err(failure) => Err(failure.into()),
     });
     Response::new(Box::pin(answers))
 }

@@ -9,9 +9,11 @@ mod parameters;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest as _, Path, Request, State};
+use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderMap, Method};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -21,6 +23,7 @@ use postern_runtime::Clock;
 use postern_runtime::grpc::MAX_MESSAGE_BYTES;
 use postern_runtime::request_id::{RequestId, RequestIdLayer};
 use serde_json::{Value, json};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::ask::Ask;
 use crate::collect::collect;
@@ -35,7 +38,14 @@ pub struct OpenAiDoor {
     pub credentials: Option<Credentials>,
     /// For `created`.
     pub clock: Arc<dyn Clock>,
+    /// KiB of request bodies that may still be taken in.
+    pub bodies: Semaphore,
 }
+
+/// KiB of request bodies in memory at once.
+pub const MAX_BODIES_KIB: usize = 256 * 1024;
+/// How long a body may take to come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a request asks for and how the answer is to look.
 struct Parsed {
@@ -101,20 +111,37 @@ impl OpenAiDoor {
 
     async fn answer(&self, request: Request, parse: fn(&[u8]) -> Result<Parsed, Failure>) -> Result<Response, Failure> {
         let head = Head::of(&request);
-        let body = Bytes::from_request(request, &()).await.map_err(|rejection| {
+        let verified = self.pipeline.identify(&self.caller(&head)).await?;
+        let body = self.body(request).await?;
+        let Parsed { ask, shape, stream, include_usage } = parse(&body.bytes)?;
+        drop(body);
+        let completion = self.pipeline.complete(verified, self.caller(&head), ask).await?;
+        let writer = answer::Writer::new(shape, &head.request_id, self.clock.now());
+        if stream {
+            return Ok(answer::stream(writer, include_usage, completion));
+        }
+        Ok(whole(&writer, completion).await?.into_response())
+    }
+
+    /// A request's body, whole: bounded in size and time, and counted among all that are in memory at once.
+    async fn body(&self, request: Request) -> Result<HeldBody<'_>, Failure> {
+        let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let length = usize::min(length.unwrap_or(MAX_MESSAGE_BYTES), MAX_MESSAGE_BYTES);
+        let kib = u32::try_from(length / 1024 + 1).unwrap_or(u32::MAX);
+        let place = self.bodies.try_acquire_many(kib).map_err(|_| {
+            let message = "the gateway holds as many request bodies as it may; try again";
+            Failure::new(Reason::ConcurrencyLimited, message).with_retry_after(Duration::from_secs(1))
+        })?;
+        let read = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await;
+        let read = read.map_err(|_| Failure::new(Reason::RequestInvalid, "the request's body did not come in time"))?;
+        let bytes = read.map_err(|rejection| {
             if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
                 let message = format!("the request is larger than {} MiB", MAX_MESSAGE_BYTES >> 20);
                 return Failure::new(Reason::RequestTooLarge, message);
             }
             Failure::new(Reason::RequestInvalid, "the request's body could not be read")
         })?;
-        let Parsed { ask, shape, stream, include_usage } = parse(&body)?;
-        let completion = self.pipeline.complete(self.caller(&head), ask).await?;
-        let writer = answer::Writer::new(shape, &head.request_id, self.clock.now());
-        if stream {
-            return Ok(answer::stream(writer, include_usage, completion));
-        }
-        Ok(whole(&writer, completion).await?.into_response())
+        Ok(HeldBody { bytes, _place: place })
     }
 
     async fn list(&self, head: Head) -> Result<Vec<Value>, Failure> {
@@ -127,6 +154,12 @@ impl OpenAiDoor {
 
 async fn whole(writer: &answer::Writer, completion: Completion) -> Result<Json<Value>, Failure> {
     Ok(Json(writer.whole(collect(completion).await?)))
+}
+
+/// A body in memory, with its place among all of them.
+struct HeldBody<'a> {
+    bytes: Bytes,
+    _place: SemaphorePermit<'a>,
 }
 
 /// A request's head, kept while its body is read.

@@ -44,6 +44,8 @@ const REMEMBERED: u64 = 10_000;
 const REFUSED_FOR: Duration = Duration::from_secs(10);
 /// Exchanges at once; each costs the instance a signature.
 const EXCHANGES: usize = 16;
+/// How long a credential waits for its turn to be exchanged.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// A token with less life than this, in seconds, is exchanged anew.
 const LEAST_LIFE: u64 = 10;
 
@@ -102,7 +104,13 @@ impl Credentials {
         let audience = self.verifier.audience().ok_or_else(|| {
             Failure::new(Reason::TrustUnavailable, "the instance's keys have not arrived yet; try again")
         })?;
-        let _place = self.places.acquire().await.map_err(Failure::internal)?;
+        let _place = match tokio::time::timeout(LONGEST_WAIT, self.places.acquire()).await {
+            Ok(place) => place.map_err(Failure::internal)?,
+            Err(_) => {
+                let message = "the instance is busy with other credentials; try again";
+                return Err(Failure::new(Reason::InstanceUnavailable, message).with_retry_after(LONGEST_WAIT));
+            }
+        };
         self.link.exchange(presented, &audience, &Feature::ALL.map(Feature::scope)).await
     }
 }

@@ -3,15 +3,19 @@
 
 use std::sync::Arc;
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream};
+use http::HeaderValue;
+use postern_proto::completion::v1::{CompletionEvent, completion_event::Event};
 use postern_proto::gateway::v1 as pb;
 use postern_proto::gateway::v1::completion_service_client::CompletionServiceClient;
 use postern_proto::gateway::v1::completion_service_server::CompletionService;
 use postern_proto::{Failure, Feature, Reason};
+use postern_runtime::instance::{CLIENT_ADDRESS_HEADER, RELAY_TOKEN_HEADER};
 use postern_runtime::request_id::RequestId;
 use postern_runtime::{auth, grpc};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
 
 use super::Answers;
 use crate::relay::Relay;
@@ -33,12 +37,21 @@ impl RelayDoor {
         let headers = metadata.into_headers();
         let id = extensions.get::<RequestId>().cloned().unwrap_or_else(RequestId::generate);
         let presented = auth::bearer(&headers).map_err(grpc::refuse)?;
-        let onward = self.relay.onward(presented, features).await.map_err(grpc::refuse)?;
+        let caller = grpc::peer_ip(&extensions);
+        let onward = self.relay.onward(presented, features, caller).await.map_err(grpc::refuse)?;
         let client = CompletionServiceClient::new(onward.channel)
             .max_decoding_message_size(grpc::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(grpc::MAX_MESSAGE_BYTES);
         tracing::info!(relay.features = features.len(), "relaying to the gateway");
-        Ok((client, grpc::onward(message, &id, &onward.token, grpc::timeout_of(&headers))))
+        let mut request = grpc::onward(message, &id, &onward.token, grpc::timeout_of(&headers));
+        let caller = caller.and_then(|address| address.to_string().parse().ok());
+        if let (Some(caller), Ok(mut voucher)) = (caller, HeaderValue::from_str(&onward.voucher)) {
+            voucher.set_sensitive(true);
+            let metadata = request.metadata_mut().as_mut();
+            metadata.insert(CLIENT_ADDRESS_HEADER, caller);
+            metadata.insert(RELAY_TOKEN_HEADER, voucher);
+        }
+        Ok((client, request))
     }
 }
 
@@ -53,8 +66,31 @@ fn answer<T>(response: Response<T>) -> Response<T> {
     Response::new(response.into_inner())
 }
 
-fn stream<T: Send + 'static>(response: Response<Streaming<T>>) -> Response<Answers<T>> {
-    Response::new(Box::pin(response.into_inner().map(|item| item.map_err(passed_on))))
+/// A gateway's stream. One that ends without an end event is a failure, whatever its status.
+fn stream<T: Send + 'static>(
+    response: Response<Streaming<T>>,
+    event: fn(&T) -> Option<&CompletionEvent>,
+) -> Response<Answers<T>> {
+    let span = tracing::Span::current();
+    let items = stream::unfold(Some((response.into_inner(), false)), move |state| {
+        let next = async move {
+            let (mut events, ended) = state?;
+            match events.next().await {
+                Some(Ok(item)) => {
+                    let ends = matches!(event(&item).and_then(|event| event.event.as_ref()), Some(Event::End(_)));
+                    Some((Ok(item), Some((events, ended || ends))))
+                }
+                Some(Err(status)) => Some((Err(passed_on(status)), None)),
+                None if ended => None,
+                None => {
+                    let failure = Failure::new(Reason::ModelStreamTruncated, "the gateway's stream broke off");
+                    Some((Err(grpc::refuse(failure)), None))
+                }
+            }
+        };
+        next.instrument(span.clone())
+    });
+    Response::new(Box::pin(items))
 }
 
 #[tonic::async_trait]
@@ -71,7 +107,8 @@ impl CompletionService for RelayDoor {
         request: Request<pb::StreamChatRequest>,
     ) -> Result<Response<Self::StreamChatStream>, Status> {
         let (mut gateway, request) = self.onward(request, &[Feature::Chat]).await?;
-        gateway.stream_chat(request).await.map(stream).map_err(passed_on)
+        let answer = gateway.stream_chat(request).await.map_err(passed_on)?;
+        Ok(stream(answer, |item| item.event.as_ref()))
     }
 
     async fn complete_code(
@@ -89,7 +126,8 @@ impl CompletionService for RelayDoor {
         request: Request<pb::StreamCompleteCodeRequest>,
     ) -> Result<Response<Self::StreamCompleteCodeStream>, Status> {
         let (mut gateway, request) = self.onward(request, &[Feature::CodeCompletion]).await?;
-        gateway.stream_complete_code(request).await.map(stream).map_err(passed_on)
+        let answer = gateway.stream_complete_code(request).await.map_err(passed_on)?;
+        Ok(stream(answer, |item| item.event.as_ref()))
     }
 
     async fn list_models(

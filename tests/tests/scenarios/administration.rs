@@ -24,6 +24,11 @@ fn verdicts(steps: &[pb::ProbeStep]) -> Vec<(&str, bool)> {
     steps.iter().map(|step| (step.name.as_str(), step.ok)).collect()
 }
 
+async fn demo() -> (Stack, FakeModel) {
+    let model = FakeModel::saying(&["fine"]).await;
+    (Stack::builder().model("demo", &model).start().await, model)
+}
+
 fn json(body: &str) -> Vec<Act> {
     vec![head(200, &[("content-type", "application/json")]), Act::Send(body.as_bytes().to_vec())]
 }
@@ -191,4 +196,37 @@ async fn a_member_that_is_removed_is_cut_off() {
     assert_eq!(reason(&status), Reason::CredentialInvalid);
     let status = stack.exchange(&credential, "", &["instance:fleet"]).await.unwrap_err();
     assert_eq!(reason(&status), Reason::CredentialInvalid);
+}
+
+#[tokio::test]
+async fn a_models_key_does_not_follow_it_to_another_place() {
+    let (stack, model) = demo().await;
+    let mut registry = ModelRegistryServiceClient::new(stack.at_instance());
+    let update = async |registry: &mut ModelRegistryServiceClient<_>, model: pb::Model, credential| {
+        let message = pb::UpdateModelRequest { model: Some(model), credential };
+        registry.update_model(stack.administer(message).await).await.map(drop).map_err(|status| reason(&status))
+    };
+    let elsewhere = Stack::model("demo", "http://127.0.0.1:9/v1");
+    assert_eq!(update(&mut registry, elsewhere.clone(), None).await, Err(Reason::RequestInvalid));
+    let networks = pb::Model { endpoint_networks: vec![], ..Stack::model("demo", &model.url()) };
+    assert_eq!(update(&mut registry, networks, None).await, Err(Reason::RequestInvalid));
+    let limits = Some(pb::Limits { context_length: 9, ..Default::default() });
+    let same_place = pb::Model { limits, ..Stack::model("demo", &model.url()) };
+    assert_eq!(update(&mut registry, same_place, None).await, Ok(()));
+    let key = pb::model_credential::Credential::ApiKey(pb::ApiKey { value: "another".to_owned() });
+    let credential = Some(pb::ModelCredential { credential: Some(key) });
+    assert_eq!(update(&mut registry, elsewhere, credential).await, Ok(()));
+}
+
+#[tokio::test]
+async fn nobody_locks_the_last_administrator_out() {
+    let (stack, _model) = demo().await;
+    let mut principals = PrincipalServiceClient::new(stack.at_instance());
+    let request = stack.administer(pb::ListCredentialsRequest { principal: "admin".to_owned() }).await;
+    let id = principals.list_credentials(request).await.unwrap().into_inner().credentials[0].id.clone();
+    let request = stack.administer(pb::RevokeCredentialRequest { id: id.clone() }).await;
+    assert_eq!(reason(&principals.revoke_credential(request).await.unwrap_err()), Reason::InUse);
+    stack.add_user("second", pb::CredentialPurpose::Administration, vec![pb::Role::Admin]).await;
+    let request = stack.administer(pb::RevokeCredentialRequest { id }).await;
+    assert!(principals.revoke_credential(request).await.is_ok(), "there is another way in");
 }

@@ -69,7 +69,10 @@ async fn a_gateway_whose_instance_is_away_names_what_it_waits_for() {
     let clock = std::sync::Arc::new(ManualClock::starting_now());
     let gateway = gateway_svc::app::App::build(config, clock).await.unwrap();
     let ready = get(&format!("http://{}/readyz", gateway.ops), "").await;
-    assert_eq!((ready.status.as_u16(), ready.text.trim()), (503, "waiting for: keys, routes"));
+    assert_eq!(
+        (ready.status.as_u16(), ready.text.trim()),
+        (503, "waiting for: keys, routes, token for the adapter group default")
+    );
     assert_eq!(get(&format!("http://{}/livez", gateway.ops), "").await.status, 200);
     let mut health = HealthClient::connect(format!("http://{}", gateway.grpc)).await.unwrap();
     assert_eq!(health.check(tonic::Request::new(Default::default())).await.unwrap().into_inner().status, 2);

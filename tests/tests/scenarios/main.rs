@@ -7,6 +7,7 @@ mod authorisation;
 mod cancelling;
 mod completions;
 mod health;
+mod hostile_callers;
 mod oauth;
 mod openai_door;
 mod relay;

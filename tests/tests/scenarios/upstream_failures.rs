@@ -250,3 +250,13 @@ async fn a_callers_own_fault_is_not_tried_elsewhere() {
     assert_eq!(reason(&streamed(&stack).await.1.unwrap_err()), Reason::ModelRefusedRequest);
     assert!(other.requests().is_empty());
 }
+
+#[tokio::test]
+async fn a_key_that_lies_across_the_cut_of_a_servers_words_is_not_shown() {
+    for filler in [590, 560, 8180] {
+        let (stack, _model) = stack(error(400, &format!("{}model-api-key", "x".repeat(filler)), &[])).await;
+        let status = streamed(&stack).await.1.unwrap_err();
+        assert!(!format!("{status:?}").contains("model-api"), "{filler}");
+        assert!(status.message().len() < 1000);
+    }
+}

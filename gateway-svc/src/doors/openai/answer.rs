@@ -9,7 +9,6 @@ use postern_proto::Failure;
 use postern_proto::completion::v1::{
     Choice, Completion as Whole, Delta, End, FinishReason, ToolCall, Usage, completion_event::Event, delta,
 };
-use postern_runtime::grpc::refuse;
 use postern_runtime::request_id::RequestId;
 use serde_json::{Map, Value, json};
 
@@ -32,6 +31,8 @@ pub(super) struct Writer {
     created: u64,
     model: String,
     include_usage: bool,
+    /// Choices that have begun, after the first.
+    begun: Vec<u32>,
 }
 
 impl Writer {
@@ -41,7 +42,7 @@ impl Writer {
             Shape::Text => "cmpl",
         };
         let id = format!("{prefix}-{}", request_id.as_str());
-        Self { shape, id, created, model: String::new(), include_usage: false }
+        Self { shape, id, created, model: String::new(), include_usage: false, begun: Vec::new() }
     }
 
     /// The whole answer.
@@ -98,7 +99,8 @@ impl Writer {
                     Shape::Chat => {
                         json!([{ "index": 0, "delta": { "role": "assistant", "content": "" }, "finish_reason": null }])
                     }
-                    Shape::Text => return Vec::new(),
+                    Shape::Text if start.warnings.is_empty() => return Vec::new(),
+                    Shape::Text => json!([]),
                 };
                 let mut chunk = self.chunk(choices);
                 if !start.warnings.is_empty() {
@@ -108,7 +110,14 @@ impl Writer {
             }
             Event::Delta(Delta { choice_index, delta: Some(delta) }) => {
                 let choice = match self.shape {
-                    Shape::Chat => json!({ "index": choice_index, "delta": piece(delta), "finish_reason": null }),
+                    Shape::Chat => {
+                        let mut piece = piece(delta);
+                        if choice_index > 0 && !self.begun.contains(&choice_index) {
+                            self.begun.push(choice_index);
+                            piece["role"] = "assistant".into();
+                        }
+                        json!({ "index": choice_index, "delta": piece, "finish_reason": null })
+                    }
                     Shape::Text => match delta {
                         delta::Delta::Text(text) => {
                             json!({ "index": choice_index, "text": text, "logprobs": null, "finish_reason": null })
@@ -252,8 +261,8 @@ impl Streaming {
 
     fn fail(&mut self, failure: Failure, bytes: &mut Vec<u8>) {
         self.over = true;
+        // The flow's own record has logged it.
         frame(bytes, &envelope(&failure));
-        let _ = refuse(failure);
     }
 }
 

@@ -17,7 +17,11 @@ pub(super) fn envelope(failure: &Failure) -> Value {
         400..=499 => "invalid_request_error",
         _ => "server_error",
     };
-    let param = failure.fields.first().map(|(field, _)| field.as_str());
+    let param = failure.fields.first().map(|(field, _)| match field.as_str() {
+        // The contract's names for what this API calls otherwise.
+        "choices" => "n",
+        field => field,
+    });
     let code = failure.reason.name().to_ascii_lowercase();
     json!({ "error": { "message": failure.message, "type": kind, "param": param, "code": code } })
 }

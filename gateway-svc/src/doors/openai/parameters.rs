@@ -102,6 +102,13 @@ pub(super) fn refuse_unoffered(extra: &Map<String, Value>, names: &[&str]) -> Re
 /// Reads the body, and says what of it cannot be read.
 pub(super) fn read<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(body).map_err(|error| {
-        Failure::new(postern_proto::Reason::RequestInvalid, format!("the request's body cannot be read: {error}"))
+        // The error's own text quotes what it could not read, which is the caller's prompt as often as not.
+        let what = match error.classify() {
+            serde_json::error::Category::Data => "has a member of the wrong type or lacks one",
+            serde_json::error::Category::Eof => "ends too early",
+            _ => "is not JSON",
+        };
+        let place = format!("at line {}, column {}", error.line(), error.column());
+        Failure::new(postern_proto::Reason::RequestInvalid, format!("the request's body {what}, {place}"))
     })
 }

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use futures_util::Stream;
 use futures_util::stream::{self, BoxStream};
 use http::HeaderMap;
-use postern_proto::completion::v1::{Delta, End, completion_event, delta};
+use postern_proto::completion::v1::{CompletionEvent, Delta, End, FinishReason, Start, completion_event, delta};
 use postern_proto::model::v1::model_service_server::ModelService;
 use postern_proto::model::v1::{
     ChatPrompt, GenerateRequest, GenerateResponse, StreamGenerateRequest, StreamGenerateResponse, generation,
@@ -38,8 +39,19 @@ enum Play {
 
 #[derive(Default)]
 struct Scripted {
+    /// Streams that were dropped.
+    dropped: Arc<AtomicUsize>,
     plays: Mutex<VecDeque<Play>>,
     asked: Mutex<Vec<String>>,
+}
+
+/// Counts when it is dropped.
+struct Dropped(Arc<AtomicUsize>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 type Responses = Pin<Box<dyn Stream<Item = Result<StreamGenerateResponse, Status>> + Send>>;
@@ -59,11 +71,12 @@ impl ModelService for Scripted {
             Play::Refuse(failure) => Err(failure.into()),
             Play::Hang => std::future::pending().await,
             Play::Stream(events, hangs) => {
-                let paced = stream::unfold(events.into_iter(), |mut events| async move {
+                let state = (events.into_iter(), Dropped(self.dropped.clone()));
+                let paced = stream::unfold(state, |(mut events, dropped)| async move {
                     let (pause, event) = events.next()?;
                     sleep(pause).await;
                     let event = Some(CompletionEvent { event: Some(event) });
-                    Some((Ok(StreamGenerateResponse { event }), events))
+                    Some((Ok(StreamGenerateResponse { event }), (events, dropped)))
                 });
                 let rest: BoxStream<'static, _> =
                     if hangs { Box::pin(stream::pending()) } else { Box::pin(stream::empty()) };
@@ -320,4 +333,20 @@ async fn revoking_the_token_ends_what_it_was_admitted_with() {
     assert_eq!(drain(completion).await, ("a".to_owned(), Err(Reason::TokenRevoked)));
     assert_eq!(begun.elapsed(), 3 * SECOND);
     assert_eq!(bench.begin(&["e1"], None).await.err().unwrap().reason, Reason::TokenRevoked, "nor does it begin anew");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_has_stopped_holds_nothing_for_longer_than_the_idle_time() {
+    let drip = std::iter::repeat_n((Duration::ZERO, text(".")), 100);
+    let bench = Bench::playing([Play::Stream([(Duration::ZERO, start())].into_iter().chain(drip).collect(), false)]);
+    let mut completion = bench.begin(&["e1"], None).await.unwrap();
+    assert!(matches!(completion.next().await, Some(Ok(Event::Start(_)))));
+    sleep(19 * SECOND).await;
+    assert_eq!(bench.pipeline.admission.outstanding("e1"), 1);
+    sleep(2 * SECOND).await;
+    assert_eq!(bench.pipeline.admission.outstanding("e1"), 0, "the place is given back");
+    assert_eq!(bench.adapter.dropped.load(Ordering::SeqCst), 1, "and the model is let go");
+    let (text, ended) = drain(completion).await;
+    assert!(text.len() <= 2, "one event waits, no more: {text}");
+    assert_eq!(ended, Err(Reason::CallerStalled));
 }

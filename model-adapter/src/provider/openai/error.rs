@@ -4,8 +4,8 @@ use http::StatusCode;
 use postern_proto::{Blame, Failure, Reason};
 use serde_json::Value;
 
-/// Longest part of a server's own words that is passed on, in characters.
-const MAX_WORDS: usize = 500;
+/// Longest part of a server's own words that is kept until they have been scrubbed, in characters. What is passed on is shorter.
+const MAX_WORDS: usize = 8 * 1024;
 
 /// A failure of a status and a body.
 pub(super) fn from_status(status: StatusCode, body: &[u8]) -> Failure {
@@ -55,11 +55,7 @@ fn from_parts(status: u16, error: Option<&Value>) -> Failure {
 
 /// The server's words, bounded and on one line.
 fn words(text: &str) -> String {
-    let mut said: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_WORDS).collect();
-    if text.chars().nth(MAX_WORDS).is_some() {
-        said.push('\u{2026}');
-    }
-    said
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_WORDS).collect()
 }
 
 #[cfg(test)]
@@ -97,9 +93,9 @@ mod tests {
 
     #[test]
     fn the_servers_words_are_bounded_and_on_one_line() {
-        let body = format!(r#"{{"error":{{"message":"a\nb{}"}}}}"#, "x".repeat(1000));
+        let body = format!(r#"{{"error":{{"message":"a\nb{}"}}}}"#, "x".repeat(20_000));
         let failure = from_status(StatusCode::BAD_REQUEST, body.as_bytes());
         assert!(failure.message.contains("a b"), "{}", failure.message);
-        assert!(failure.message.chars().count() < 600);
+        assert!(failure.message.chars().count() < MAX_WORDS + 100);
     }
 }
