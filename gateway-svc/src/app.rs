@@ -7,10 +7,14 @@ use std::sync::Arc;
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use postern_proto::gateway::v1::completion_service_server::CompletionServiceServer;
+use postern_runtime::accept::Demands;
+use postern_runtime::grpc::Dialer;
 use postern_runtime::guard::GuardLayer;
 use postern_runtime::health::ProcessHealth;
 use postern_runtime::instance::{GENERATE_SCOPE, InstanceConfig, InstanceLink};
 use postern_runtime::lifecycle::Stopped;
+use postern_runtime::peer::ClientConfig;
+use postern_runtime::tls::Tls;
 use postern_runtime::{Clock, Lifecycle, Readiness, Verifier, grpc, http, ops, trust};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -90,8 +94,12 @@ impl App {
 
         let readiness = Readiness::default();
         let lifecycle = Lifecycle::new(&readiness);
-        let link = InstanceLink::new(&config.instance, clock.clone(), &lifecycle)?;
-        let pipeline = pipeline(&config, &link, &clock, &readiness, &lifecycle)?;
+        let tls = config.tls.as_ref().map(Tls::load).transpose()?;
+        tls.iter().for_each(|tls| tls.follow(&lifecycle));
+        let dialer = Dialer::of(tls.as_ref())?;
+        let demands = |clients: &ClientConfig| Demands { tls: tls.clone(), clients: Arc::new(clients.clone()) };
+        let link = InstanceLink::new(&config.instance, &dialer, clock.clone(), &lifecycle)?;
+        let pipeline = pipeline(&config, &link, &dialer, &clock, &readiness, &lifecycle)?;
         let credentials = match config.http.accept_credentials {
             true => Some(Credentials::new(link, pipeline.verifier.clone(), clock.clone(), random_key()?)),
             false => None,
@@ -103,10 +111,11 @@ impl App {
             .max_decoding_message_size(grpc::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(grpc::MAX_MESSAGE_BYTES);
         let routes = tonic::service::Routes::new(service).add_service(health.service(&lifecycle));
-        grpc::serve("grpc", grpc_listener, routes, GuardLayer::new(GatewayGuard(pipeline.clone())), &lifecycle);
+        let guard = GuardLayer::new(GatewayGuard(pipeline.clone()));
+        grpc::serve("grpc", grpc_listener, demands(&config.clients.grpc), routes, guard, &lifecycle);
         let bodies = Semaphore::new(openai::MAX_BODIES_KIB);
         let door = OpenAiDoor { pipeline, credentials, clock, bodies };
-        http::serve("http", http_listener, openai::router(door), &lifecycle);
+        http::serve("http", http_listener, demands(&config.clients.http), openai::router(door), &lifecycle);
         ops::serve(ops_listener, &readiness, &health, &lifecycle);
         lifecycle.started();
         Ok(Self { grpc, http, ops, readiness, lifecycle, config })
@@ -126,6 +135,7 @@ impl App {
 fn pipeline(
     config: &GatewayConfig,
     link: &InstanceLink,
+    dialer: &Dialer,
     clock: &Arc<dyn Clock>,
     readiness: &Readiness,
     lifecycle: &Lifecycle,
@@ -138,7 +148,7 @@ fn pipeline(
     for (group, adapter) in &config.adapters {
         let adapter = match adapter {
             AdapterConfig::Remote(address) => Adapter::Remote {
-                channel: grpc::channel(address)?,
+                channel: grpc::channel(address, dialer)?,
                 token: {
                     let given = readiness.condition(format!("token for the adapter group {group}"));
                     link.keep_token(format!("postern-adapter:{group}"), GENERATE_SCOPE, given)
@@ -146,7 +156,7 @@ fn pipeline(
             },
             AdapterConfig::Embedded(credential_file) => {
                 let as_adapter = InstanceConfig { credential_file: credential_file.clone(), ..config.instance.clone() };
-                let link = InstanceLink::new(&as_adapter, clock.clone(), lifecycle)?;
+                let link = InstanceLink::new(&as_adapter, dialer, clock.clone(), lifecycle)?;
                 Adapter::Embedded(Arc::new(model_adapter::app::models(
                     &link,
                     clock.clone(),

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use postern_runtime::config::{ConfigError, DrainConfig, PeerAddress, loopback_only};
+use postern_runtime::config::{ConfigError, DrainConfig, PeerAddress, loopback_without_tls};
 use postern_runtime::instance::InstanceConfig;
+use postern_runtime::peer::ClientConfig;
 use postern_runtime::telemetry::TelemetryConfig;
+use postern_runtime::tls::TlsConfig;
 use serde::Deserialize;
 
 /// The whole file.
@@ -25,12 +27,28 @@ pub struct GatewayConfig {
     /// How much at once.
     #[serde(default)]
     pub limits: LimitsConfig,
+    /// The process's certificate. Without one, plain text is served on loopback only.
+    #[serde(default)]
+    pub tls: Option<TlsConfig>,
+    /// Who may connect, by listener.
+    #[serde(default)]
+    pub clients: Clients,
     /// Logs.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
     /// How to stop.
     #[serde(default)]
     pub drain: DrainConfig,
+}
+
+/// `[clients]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Clients {
+    /// Of the gRPC port.
+    pub grpc: ClientConfig,
+    /// Of the HTTP port.
+    pub http: ClientConfig,
 }
 
 /// `[listen]`
@@ -85,8 +103,8 @@ impl GatewayConfig {
     /// # Errors
     /// [`ConfigError`] names the key.
     pub fn check(&self) -> Result<(), ConfigError> {
-        loopback_only("listen.grpc", self.listen.grpc)?;
-        loopback_only("listen.http", self.listen.http)?;
+        loopback_without_tls("listen.grpc", self.listen.grpc, self.tls.as_ref())?;
+        loopback_without_tls("listen.http", self.listen.http, self.tls.as_ref())?;
         if self.adapters.is_empty() {
             return Err(ConfigError::invalid("adapters", "name at least one adapter group, such as `default`"));
         }

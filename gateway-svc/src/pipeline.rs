@@ -15,6 +15,7 @@ use http::HeaderMap;
 use postern_proto::{Failure, Feature, Reason};
 use postern_runtime::Verifier;
 use postern_runtime::instance::{CLIENT_ADDRESS_HEADER, RELAY_SCOPE, RELAY_TOKEN_HEADER};
+use postern_runtime::peer::Peer;
 use postern_runtime::request_id::RequestId;
 use postern_token::Verified;
 
@@ -32,14 +33,25 @@ use crate::routes::{Model, Routes};
 pub struct Caller<'a> {
     /// The request's headers.
     pub headers: &'a HeaderMap,
-    /// The address of the socket.
-    pub address: Option<IpAddr>,
+    /// The other end of the connection; `None` for a call inside the process.
+    pub peer: Option<Peer>,
     /// The request's id.
     pub request_id: RequestId,
     /// How long the caller gives the whole call.
     pub timeout: Option<Duration>,
     /// What this door takes as a bearer.
     pub bearer: Bearer<'a>,
+}
+
+impl Caller<'_> {
+    /// The address of the connection's client, by the rules of its listener.
+    fn address(&self) -> Result<Option<IpAddr>, Failure> {
+        self.peer.as_ref().map(|peer| peer.client(self.headers)).transpose()
+    }
+
+    fn certificate(&self) -> Option<&str> {
+        self.peer.as_ref()?.certificate.as_deref()
+    }
 }
 
 /// The pipeline and what its layers keep.
@@ -66,13 +78,13 @@ impl Pipeline {
         // Identify: a token is all that is believed of a caller, so it is found, or made of a credential, before all else.
         let token = identify::token(caller).await?;
         // Verify: nothing that the token says is used before its signature, issuer, audience and times have been checked.
-        self.verifier.verify(&token, None)
+        self.verifier.verify(&token, caller.certificate())
     }
 
     /// Where a caller is: the address of its socket, or the one that an instance which relays it vouches for.
     fn address_of(&self, caller: &Caller<'_>) -> Result<Option<IpAddr>, Failure> {
-        let Some(voucher) = caller.headers.get(RELAY_TOKEN_HEADER) else { return Ok(caller.address) };
-        let voucher = self.verifier.verify(voucher.to_str().unwrap_or_default(), None)?;
+        let Some(voucher) = caller.headers.get(RELAY_TOKEN_HEADER) else { return caller.address() };
+        let voucher = self.verifier.verify(voucher.to_str().unwrap_or_default(), caller.certificate())?;
         let address = caller.headers.get(CLIENT_ADDRESS_HEADER).and_then(|address| address.to_str().ok()?.parse().ok());
         match address {
             Some(address) if voucher.allows(RELAY_SCOPE) => Ok(Some(IpAddr::to_canonical(&address))),

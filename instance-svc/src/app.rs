@@ -12,10 +12,14 @@ use postern_proto::instance::v1::model_registry_service_server::ModelRegistrySer
 use postern_proto::instance::v1::principal_service_server::PrincipalServiceServer;
 use postern_proto::instance::v1::token_service_server::TokenServiceServer;
 use postern_proto::instance::v1::trust_service_server::TrustServiceServer;
+use postern_runtime::accept::Demands;
 use postern_runtime::config::secret_file;
+use postern_runtime::grpc::Dialer;
 use postern_runtime::guard::GuardLayer;
 use postern_runtime::health::ProcessHealth;
 use postern_runtime::lifecycle::Stopped;
+use postern_runtime::peer::ClientConfig;
+use postern_runtime::tls::Tls;
 use postern_runtime::{Clock, Lifecycle, Readiness, SystemClock, Verifier, grpc, http, ops};
 use postern_token::{IssuerProfile, Secret};
 use tonic::server::NamedService;
@@ -135,6 +139,10 @@ impl App {
 
         let readiness = Readiness::default();
         let lifecycle = Lifecycle::new(&readiness);
+        let tls = config.tls.as_ref().map(Tls::load).transpose()?;
+        tls.iter().for_each(|tls| tls.follow(&lifecycle));
+        let dialer = Dialer::of(tls.as_ref())?;
+        let demands = |clients: &ClientConfig| Demands { tls: tls.clone(), clients: Arc::new(clients.clone()) };
         let health = ProcessHealth::follow(&readiness, SERVICES, &lifecycle).await;
         let introspection = Arc::new(Introspection::new(
             ground.store.clone(),
@@ -147,13 +155,13 @@ impl App {
         let guard = GuardLayer::new(guard);
         let max_age = schedule.jwks_max_age();
         let (trusted, issuer) = (trust.clone(), identity.issuer.clone());
-        let keeping = Keeping { rotation, trust, introspection };
+        let keeping = Keeping { rotation, trust, introspection, dialer };
         let (routes, oauth) = routes(&config, ground, keeping, identity, clock, &lifecycle).await?;
         let routes = routes.add_service(health.service(&lifecycle));
         let http_routes = crate::doors::http::router(&issuer, trusted, max_age, oauth);
 
-        grpc::serve("grpc", grpc_listener, routes, guard, &lifecycle);
-        http::serve("http", http_listener, http_routes, &lifecycle);
+        grpc::serve("grpc", grpc_listener, demands(&config.clients.grpc), routes, guard, &lifecycle);
+        http::serve("http", http_listener, demands(&config.clients.http), http_routes, &lifecycle);
         ops::serve(ops_listener, &readiness, &health, &lifecycle);
         lifecycle.started();
         Ok(Self { grpc, http, ops, readiness, lifecycle, config })
@@ -189,11 +197,12 @@ fn own_profile(identity: &Identity, max_lifetime: u64) -> IssuerProfile {
     IssuerProfile::own(issuer.clone(), identity.instance_id.clone(), issuer, max_lifetime)
 }
 
-/// The parts that keep keys and revocations.
+/// The parts that keep keys and revocations, and what the instance is to those it dials.
 struct Keeping {
     rotation: Arc<Rotation>,
     trust: Arc<Trust>,
     introspection: Arc<Introspection>,
+    dialer: Dialer,
 }
 
 async fn routes(
@@ -205,7 +214,7 @@ async fn routes(
     lifecycle: &Lifecycle,
 ) -> Result<(Routes, OAuthDoor), BuildError> {
     let Ground { store, sealer, credentials, instance_id } = ground;
-    let Keeping { rotation, trust, introspection } = keeping;
+    let Keeping { rotation, trust, introspection, dialer } = keeping;
     let versions = crate::changes::follow(store.clone(), store.versions().await?, lifecycle);
     trust.follow(versions.clone(), lifecycle);
     rotation.run(trust.clone(), clock.clone(), lifecycle);
@@ -217,7 +226,7 @@ async fn routes(
     let oauth = OAuthDoor { exchange: exchange.clone(), introspection: introspection.clone(), clock };
     let directory = Arc::new(Directory::new(store.clone(), credentials));
     let registry = Arc::new(Registry::new(store.clone(), sealer));
-    let relay = Arc::new(Relay::new(store.clone(), exchange.clone(), issuer, instance_id));
+    let relay = Arc::new(Relay::new(store.clone(), exchange.clone(), issuer, instance_id, dialer));
     let fleet = Fleet::default();
 
     let key_door = KeyDoor { rotation: rotation.clone(), store: store.clone() };

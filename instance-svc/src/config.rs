@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use postern_runtime::config::{ConfigError, DrainConfig, loopback_only};
+use postern_runtime::config::{ConfigError, DrainConfig, loopback_without_tls};
+use postern_runtime::peer::ClientConfig;
 use postern_runtime::telemetry::TelemetryConfig;
+use postern_runtime::tls::TlsConfig;
 use postern_token::Algorithm;
 use serde::Deserialize;
 
@@ -27,12 +29,28 @@ pub struct InstanceConfig {
     /// Signing keys.
     #[serde(default)]
     pub keys: KeyConfig,
+    /// The process's certificate. Without one, plain text is served on loopback only.
+    #[serde(default)]
+    pub tls: Option<TlsConfig>,
+    /// Who may connect, by listener.
+    #[serde(default)]
+    pub clients: Clients,
     /// Logs.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
     /// How to stop.
     #[serde(default)]
     pub drain: DrainConfig,
+}
+
+/// `[clients]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Clients {
+    /// Of the gRPC port.
+    pub grpc: ClientConfig,
+    /// Of the HTTP port.
+    pub http: ClientConfig,
 }
 
 /// `[listen]`
@@ -141,8 +159,8 @@ impl InstanceConfig {
     /// # Errors
     /// [`ConfigError`] names the key.
     pub fn check(&self) -> Result<(), ConfigError> {
-        loopback_only("listen.grpc", self.listen.grpc)?;
-        loopback_only("listen.http", self.listen.http)?;
+        loopback_without_tls("listen.grpc", self.listen.grpc, self.tls.as_ref())?;
+        loopback_without_tls("listen.http", self.listen.http, self.tls.as_ref())?;
         if self.store.sqlite_file.is_some() == self.store.postgres_url_file.is_some() {
             return Err(ConfigError::invalid("store", "name either sqlite_file or postgres_url_file"));
         }

@@ -106,7 +106,8 @@ impl Exchange {
             credential: found.credential.id,
             actor,
             lifetime: self.lifetime(found.credential.purpose, asked.lifetime)?,
-            certificate: asked.certificate,
+            // The fleet is held to its certificates connection by connection; a bound token would not outlive a new one.
+            certificate: asked.certificate.filter(|_| found.credential.purpose != Purpose::Fleet),
             not_after: found.credential.expires_at.and_then(|end| u64::try_from(end / 1000).ok()),
         };
         let used = grant.credential.clone();

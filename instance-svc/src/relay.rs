@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use postern_proto::{Failure, Feature, Reason};
 use postern_runtime::config::PeerAddress;
-use postern_runtime::grpc;
+use postern_runtime::grpc::{self, Dialer};
 use postern_runtime::instance::RELAY_SCOPE;
 use postern_token::Secret;
 use tonic::transport::Channel;
@@ -21,6 +21,7 @@ pub struct Relay {
     exchange: Arc<Exchange>,
     issuer: Arc<Issuer>,
     instance_id: String,
+    dialer: Dialer,
     channels: Mutex<HashMap<String, Channel>>,
     /// The tokens with which the instance vouches for its callers' addresses, by audience.
     vouchers: tokio::sync::Mutex<HashMap<String, Voucher>>,
@@ -50,8 +51,15 @@ pub struct Onward {
 impl Relay {
     /// A relay over these parts.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, exchange: Arc<Exchange>, issuer: Arc<Issuer>, instance_id: String) -> Self {
-        Self { store, exchange, issuer, instance_id, channels: Mutex::default(), vouchers: Default::default() }
+    pub fn new(
+        store: Arc<dyn Store>,
+        exchange: Arc<Exchange>,
+        issuer: Arc<Issuer>,
+        instance_id: String,
+        dialer: Dialer,
+    ) -> Self {
+        let (channels, vouchers) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { store, exchange, issuer, instance_id, dialer, channels, vouchers }
     }
 
     /// Decides. An access token goes on untouched, for the gateway to judge; for a credential a token is minted, with the
@@ -117,7 +125,7 @@ impl Relay {
             return Ok(channel.clone());
         }
         let peer = PeerAddress::try_from(address.to_owned()).map_err(Failure::internal)?;
-        let channel = grpc::channel(&peer).map_err(Failure::internal)?;
+        let channel = grpc::channel(&peer, &self.dialer).map_err(Failure::internal)?;
         // Addresses come from the registry alone; those of gateways that are gone are few and idle.
         channels.insert(address.to_owned(), channel.clone());
         Ok(channel)

@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use postern_egress::Egress;
 use postern_proto::model::v1::model_service_server::ModelServiceServer;
+use postern_runtime::accept::Demands;
+use postern_runtime::grpc::Dialer;
 use postern_runtime::guard::GuardLayer;
 use postern_runtime::health::ProcessHealth;
 use postern_runtime::instance::InstanceLink;
 use postern_runtime::lifecycle::Stopped;
+use postern_runtime::tls::Tls;
 use postern_runtime::{Clock, Lifecycle, Readiness, Verifier, grpc, ops, trust};
 use tonic::server::NamedService;
 use tonic::service::Routes;
@@ -61,7 +64,10 @@ impl App {
 
         let readiness = Readiness::default();
         let lifecycle = Lifecycle::new(&readiness);
-        let link = InstanceLink::new(&config.instance, clock.clone(), &lifecycle)?;
+        let tls = config.tls.as_ref().map(Tls::load).transpose()?;
+        tls.iter().for_each(|tls| tls.follow(&lifecycle));
+        let dialer = Dialer::of(tls.as_ref())?;
+        let link = InstanceLink::new(&config.instance, &dialer, clock.clone(), &lifecycle)?;
         let verifier = Verifier::new(clock.clone());
         trust::follow(&link, verifier.clone(), &readiness);
         let models = models(&link, clock, &readiness, None)?;
@@ -72,7 +78,8 @@ impl App {
             .max_decoding_message_size(grpc::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(grpc::MAX_MESSAGE_BYTES);
         let routes = Routes::new(service).add_service(health.service(&lifecycle));
-        grpc::serve("grpc", grpc_listener, routes, GuardLayer::new(AdapterGuard { verifier }), &lifecycle);
+        let demands = Demands { tls, clients: Arc::new(config.clients.grpc.clone()) };
+        grpc::serve("grpc", grpc_listener, demands, routes, GuardLayer::new(AdapterGuard { verifier }), &lifecycle);
         ops::serve(ops_listener, &readiness, &health, &lifecycle);
         lifecycle.started();
         Ok(Self { grpc, ops, readiness, lifecycle, config })

@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 
-use postern_runtime::config::{ConfigError, DrainConfig, loopback_only};
+use postern_runtime::config::{ConfigError, DrainConfig, loopback_without_tls};
 use postern_runtime::instance::InstanceConfig;
+use postern_runtime::peer::ClientConfig;
 use postern_runtime::telemetry::TelemetryConfig;
+use postern_runtime::tls::TlsConfig;
 use serde::Deserialize;
 
 /// The whole file.
@@ -15,12 +17,26 @@ pub struct AdapterConfig {
     pub listen: Listen,
     /// Whose models to serve.
     pub instance: InstanceConfig,
+    /// The process's certificate. Without one, plain text is served on loopback only.
+    #[serde(default)]
+    pub tls: Option<TlsConfig>,
+    /// Who may connect, by listener.
+    #[serde(default)]
+    pub clients: Clients,
     /// Logs.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
     /// How to stop.
     #[serde(default)]
     pub drain: DrainConfig,
+}
+
+/// `[clients]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Clients {
+    /// Of the gRPC port.
+    pub grpc: ClientConfig,
 }
 
 /// `[listen]`
@@ -39,6 +55,6 @@ impl AdapterConfig {
     /// # Errors
     /// [`ConfigError`] names the key.
     pub fn check(&self) -> Result<(), ConfigError> {
-        loopback_only("listen.grpc", self.listen.grpc)
+        loopback_without_tls("listen.grpc", self.listen.grpc, self.tls.as_ref())
     }
 }

@@ -6,6 +6,7 @@ use postern_runtime::Verifier;
 use postern_runtime::auth;
 use postern_runtime::guard::Admit;
 use postern_runtime::instance::GENERATE_SCOPE;
+use postern_runtime::peer::certificate_of;
 use postern_runtime::policy::{Access, PolicyTable, Row};
 
 /// Who may call each method. A method that is not here is refused.
@@ -33,7 +34,7 @@ impl Admit for AdapterGuard {
             Some(Access::Pipeline) => &[],
             Some(Access::Roles(scopes)) => *scopes,
         };
-        let verified = self.verifier.verify(auth::bearer(&head.headers)?, None)?;
+        let verified = self.verifier.verify(auth::bearer(&head.headers)?, certificate_of(&head.extensions))?;
         if !scopes.iter().any(|scope| verified.allows(scope)) {
             return Err(Failure::new(Reason::RoleMissing, "only gateways may call an adapter"));
         }

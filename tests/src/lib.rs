@@ -2,11 +2,13 @@
 //! attacker might make. Everything is bound to port 0 and ends with the test.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a harness fails by panicking")]
 
+mod authority;
 mod fake_model;
 mod forge;
 mod http_client;
 mod stack;
 
+pub use authority::Authority;
 pub use fake_model::{Act, FakeModel, Gate, Recorded, answer, chunk, done, finish, head, sse_head, usage};
 pub use forge::Forge;
 pub use http_client::{HttpAnswer, get, post, post_form, post_stream};

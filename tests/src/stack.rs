@@ -20,17 +20,19 @@ use postern_proto::instance::v1::token_service_client::TokenServiceClient;
 use postern_proto::{Failure, Reason};
 use postern_runtime::clock::ManualClock;
 use postern_runtime::config::{DrainConfig, PeerAddress};
+use postern_runtime::grpc::Dialer;
 use postern_runtime::instance::InstanceConfig;
 use postern_runtime::readiness::Readiness;
 use postern_runtime::request_id::RequestId;
 use postern_runtime::telemetry::TelemetryConfig;
+use postern_runtime::tls::Tls;
 use postern_runtime::{Clock, grpc};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use crate::{FakeModel, Forge, soon};
+use crate::{Authority, FakeModel, Forge, soon};
 
 /// The gateway's audience.
 const AUDIENCE: &str = "postern-gateway:gateway";
@@ -45,6 +47,7 @@ pub struct StackBuilder<'a> {
     accept_credentials: bool,
     limits: LimitsConfig,
     drain: DrainConfig,
+    mutual_tls: bool,
     /// How long a key signs and how long it is published before, in seconds.
     rotation: (u64, u64),
 }
@@ -63,8 +66,13 @@ pub struct Stack {
     pub admin: String,
     /// A user's personal access token.
     pub user: String,
+    /// Who made the certificates, where there are any.
+    pub authority: Option<Authority>,
+    /// What the test is to those that it dials.
+    pub dialer: Dialer,
+    /// Where its files are.
+    pub dir: TempDir,
     instance_id: String,
-    _dir: TempDir,
 }
 
 impl<'a> StackBuilder<'a> {
@@ -118,6 +126,13 @@ impl<'a> StackBuilder<'a> {
         self
     }
 
+    /// Everybody shows a certificate to everybody.
+    #[must_use]
+    pub const fn mutual_tls(mut self) -> Self {
+        self.mutual_tls = true;
+        self
+    }
+
     /// Rotates keys after this many seconds, each published for so many before.
     #[must_use]
     pub const fn rotating(mut self, rotation_seconds: u64, lead_seconds: u64) -> Self {
@@ -138,14 +153,19 @@ impl<'a> StackBuilder<'a> {
     /// When something does not start.
     pub async fn start(self) -> Stack {
         let dir = tempfile::tempdir().unwrap();
+        let authority = self.mutual_tls.then(Authority::default);
+        let certificate = |name: &str| authority.as_ref().map(|authority| authority.issue(dir.path(), name));
+        let own = certificate("test").map(|config| Tls::load(&config).unwrap());
+        let dialer = Dialer::of(own.as_ref()).unwrap();
         let clock = ManualClock::starting_now();
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
-        let settings = self.instance_settings(dir.path());
+        let settings = InstanceSettings { tls: certificate("instance"), ..self.instance_settings(dir.path()) };
         let admin = instance_svc::app::bootstrap(&settings, "admin".to_owned()).await.unwrap().unwrap();
         let admin = admin.expose().to_owned();
         let instance = instance_svc::app::App::build(settings, shared.clone()).await.unwrap();
+        let peer = |address| peer(address, self.mutual_tls);
         let at_instance = peer(instance.grpc);
-        let office = Office { channel: grpc::channel(&at_instance).unwrap(), admin: admin.clone() };
+        let office = Office { channel: grpc::channel(&at_instance, &dialer).unwrap(), admin: admin.clone() };
 
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let listen = gateway_svc::config::Listen { grpc: any, http: any, ops: any };
@@ -180,7 +200,14 @@ impl<'a> StackBuilder<'a> {
         } else {
             let listen = model_adapter::config::Listen { grpc: any, ops: any };
             let telemetry = TelemetryConfig::default();
-            let settings = AdapterSettings { listen, instance: link("adapter"), telemetry, drain: self.drain };
+            let settings = AdapterSettings {
+                listen,
+                instance: link("adapter"),
+                tls: certificate("adapter"),
+                clients: Default::default(),
+                telemetry,
+                drain: self.drain,
+            };
             Some(model_adapter::app::App::build(settings, shared.clone()).await.unwrap())
         };
         let way = match &adapter {
@@ -193,6 +220,8 @@ impl<'a> StackBuilder<'a> {
             adapters: HashMap::from([("default".to_owned(), way)]),
             http: HttpConfig { accept_credentials: self.accept_credentials },
             limits: self.limits,
+            tls: certificate("gateway"),
+            clients: Default::default(),
             telemetry: TelemetryConfig::default(),
             drain: self.drain,
         };
@@ -202,7 +231,18 @@ impl<'a> StackBuilder<'a> {
         {
             ready(readiness).await;
         }
-        let mut stack = Stack { instance, gateway, adapter, clock, admin, user, instance_id: String::new(), _dir: dir };
+        let mut stack = Stack {
+            instance,
+            gateway,
+            adapter,
+            clock,
+            admin,
+            user,
+            instance_id: String::new(),
+            authority,
+            dialer,
+            dir,
+        };
         let token = stack.token().await;
         stack.instance_id = Forge::claims(&token)["postern_instance"].as_str().unwrap().to_owned();
         stack
@@ -221,6 +261,8 @@ impl<'a> StackBuilder<'a> {
                 lead_seconds: self.rotation.1,
                 ..KeyConfig::default()
             },
+            tls: None,
+            clients: Default::default(),
             telemetry: TelemetryConfig::default(),
             drain: self.drain,
         }
@@ -233,8 +275,9 @@ async fn ready(readiness: &Readiness) {
     soon("readiness", watch.wait_for(|ready| *ready)).await.unwrap();
 }
 
-fn peer(address: SocketAddr) -> PeerAddress {
-    PeerAddress::try_from(format!("http://{address}")).unwrap()
+fn peer(address: SocketAddr, tls: bool) -> PeerAddress {
+    let scheme = if tls { "https" } else { "http" };
+    PeerAddress::try_from(format!("{scheme}://{address}")).unwrap()
 }
 
 /// The administrator at work.
@@ -317,6 +360,7 @@ impl Stack {
             accept_credentials: true,
             limits: LimitsConfig { max_in_flight: 64 },
             drain: DrainConfig { notice_seconds: 0, grace_seconds: 5 },
+            mutual_tls: false,
             rotation: (24 * 3600, 900),
         }
     }
@@ -332,13 +376,22 @@ impl Stack {
         }
     }
 
+    /// The way to an address, as somebody.
+    ///
+    /// # Panics
+    /// Never in practice: the address was bound.
+    #[must_use]
+    pub fn channel(&self, address: SocketAddr, dialer: &Dialer) -> Channel {
+        grpc::channel(&peer(address, self.authority.is_some()), dialer).unwrap()
+    }
+
     /// The way to the instance.
     ///
     /// # Panics
     /// Never in practice: the address was bound.
     #[must_use]
     pub fn at_instance(&self) -> Channel {
-        grpc::channel(&peer(self.instance.grpc)).unwrap()
+        self.channel(self.instance.grpc, &self.dialer)
     }
 
     /// The way to the gateway.
@@ -347,7 +400,7 @@ impl Stack {
     /// Never in practice: the address was bound.
     #[must_use]
     pub fn at_gateway(&self) -> Channel {
-        grpc::channel(&peer(self.gateway.grpc)).unwrap()
+        self.channel(self.gateway.grpc, &self.dialer)
     }
 
     /// The way to the adapter.
@@ -356,7 +409,7 @@ impl Stack {
     /// When it is embedded.
     #[must_use]
     pub fn at_adapter(&self) -> Channel {
-        grpc::channel(&peer(self.adapter.as_ref().unwrap().grpc)).unwrap()
+        self.channel(self.adapter.as_ref().unwrap().grpc, &self.dialer)
     }
 
     /// The gateway's client.

@@ -78,6 +78,9 @@ pub struct Login {
     /// The gateway's gRPC address.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7411")]
     pub gateway: String,
+    /// The certificate authorities of both, as PEM. Default: the system's.
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
     /// Read the credential from this file. Default: ask, or read standard input when it is not a terminal.
     #[arg(long, value_name = "FILE")]
     pub credential_file: Option<PathBuf>,

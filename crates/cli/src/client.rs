@@ -1,12 +1,14 @@
 //! Calls to the instance and the gateway.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use postern_proto::instance::v1 as pb;
 use postern_proto::instance::v1::token_service_client::TokenServiceClient;
 use postern_proto::{Failure, Reason};
-use postern_runtime::grpc;
+use postern_runtime::grpc::{self, Dialer};
 use postern_runtime::request_id::RequestId;
+use postern_runtime::tls;
 use secrecy::ExposeSecret as _;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
@@ -26,7 +28,9 @@ pub struct Client {
 
 impl Client {
     pub fn new(profile: Profile) -> Result<Self, Problem> {
-        let channel = |address| grpc::channel(address).map_err(|error| Problem::new(error.to_string()));
+        let tls = tls::client_config(profile.ca_file.as_deref()).map_err(|error| Problem::new(error.to_string()))?;
+        let dialer = Dialer::Anonymous(Arc::new(tls));
+        let channel = |address| grpc::channel(address, &dialer).map_err(|error| Problem::new(error.to_string()));
         Ok(Self { instance: channel(&profile.instance)?, gateway: channel(&profile.gateway)?, profile })
     }
 

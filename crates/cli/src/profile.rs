@@ -23,6 +23,9 @@ pub struct Places {
     pub instance: String,
     /// The gateway's gRPC address.
     pub gateway: String,
+    /// The certificate authorities of both, as PEM; the system's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// A login.
@@ -31,6 +34,8 @@ pub struct Profile {
     pub instance: PeerAddress,
     /// The gateway.
     pub gateway: PeerAddress,
+    /// The certificate authorities of both; the system's when absent.
+    pub ca_file: Option<PathBuf>,
     /// The credential.
     pub credential: SecretString,
 }
@@ -90,7 +95,12 @@ impl Profiles {
 /// Checks the addresses.
 pub fn profile(places: &Places, credential: SecretString) -> Result<Profile, Problem> {
     let address = |text: &String| PeerAddress::try_from(text.clone()).map_err(Problem::new);
-    Ok(Profile { instance: address(&places.instance)?, gateway: address(&places.gateway)?, credential })
+    Ok(Profile {
+        instance: address(&places.instance)?,
+        gateway: address(&places.gateway)?,
+        ca_file: places.ca_file.clone(),
+        credential,
+    })
 }
 
 #[cfg(test)]
@@ -102,7 +112,11 @@ mod tests {
     fn a_login_is_kept_with_its_credential_apart_and_private() {
         let dir = tempfile::tempdir().unwrap();
         let profiles = Profiles::new(Some(dir.path().join("postern")), "work".to_owned()).ok().unwrap();
-        let places = Places { instance: "http://127.0.0.1:1".to_owned(), gateway: "http://127.0.0.1:2".to_owned() };
+        let places = Places {
+            instance: "http://127.0.0.1:1".to_owned(),
+            gateway: "http://127.0.0.1:2".to_owned(),
+            ca_file: None,
+        };
         for secret in ["first", "second"] {
             assert!(profiles.save(&places, &secret.to_owned().into()).is_ok());
             assert_eq!(profiles.load().ok().unwrap().credential.expose_secret(), secret);

@@ -10,6 +10,8 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::tls::TlsConfig;
+
 /// Why a configuration is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -68,17 +70,17 @@ pub fn secret_file(key: &str, path: &Path) -> Result<SecretString, ConfigError> 
     }
 }
 
-/// Until TLS is configured, what carries secrets in plain text stays on this machine.
+/// What carries secrets in plain text stays on this machine.
 ///
 /// # Errors
-/// [`ConfigError`] names the key of an address that is not on the loopback interface.
-pub fn loopback_only(key: &str, address: SocketAddr) -> Result<(), ConfigError> {
-    if address.ip().to_canonical().is_loopback() {
+/// [`ConfigError`] names the key of an address that is not on the loopback interface, unless there is TLS.
+pub fn loopback_without_tls(key: &str, address: SocketAddr, tls: Option<&TlsConfig>) -> Result<(), ConfigError> {
+    if tls.is_some() || address.ip().to_canonical().is_loopback() {
         return Ok(());
     }
     Err(ConfigError::invalid(
         key,
-        format_args!("{address} is not a loopback address, and plain text is served on loopback only"),
+        format_args!("{address} is not a loopback address: give the process a [tls] section, or serve on loopback"),
     ))
 }
 
@@ -91,11 +93,16 @@ impl TryFrom<String> for PeerAddress {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let form = "must be http://host:port on loopback, such as http://127.0.0.1:7401";
+        let form = "must be https://host:port, or http://host:port on loopback, such as http://127.0.0.1:7401";
         let uri: axum::http::Uri = text.parse().map_err(|_| form.to_owned())?;
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
         let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        if uri.scheme_str() != Some("http") || uri.port().is_none() || !matches!(uri.path(), "" | "/") || !local {
+        let safe = match uri.scheme_str() {
+            Some("https") => !host.is_empty(),
+            Some("http") => local,
+            _ => false,
+        };
+        if !safe || uri.port().is_none() || !matches!(uri.path(), "" | "/") {
             return Err(format!("`{text}` {form}"));
         }
         Ok(Self(text.trim_end_matches('/').to_owned()))
@@ -166,12 +173,19 @@ mod tests {
 
     #[test]
     fn peers_in_plain_text_are_on_this_machine() {
-        for good in ["http://127.0.0.1:7401", "http://localhost:1/", "http://[::1]:7401"] {
+        for good in
+            ["http://127.0.0.1:7401", "http://localhost:1/", "http://[::1]:7401", "https://instance.example:7401"]
+        {
             assert!(PeerAddress::try_from(good.to_owned()).is_ok(), "{good}");
         }
-        for bad in
-            ["127.0.0.1:7401", "http://10.0.0.1:7401", "https://127.0.0.1:1", "http://127.0.0.1", "http://[::1]:1/x"]
-        {
+        for bad in [
+            "127.0.0.1:7401",
+            "http://10.0.0.1:7401",
+            "https://:1",
+            "https://x",
+            "http://127.0.0.1",
+            "http://[::1]:1/x",
+        ] {
             assert!(PeerAddress::try_from(bad.to_owned()).is_err(), "{bad}");
         }
     }

@@ -1,19 +1,25 @@
 //! gRPC as every process serves and calls it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, Uri};
+use hyper_util::rt::TokioIo;
 use postern_proto::{Failure, Reason};
-use tokio::net::TcpListener;
+use rustls::ClientConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::service::Routes;
-use tonic::transport::server::{TcpConnectInfo, TcpIncoming};
 use tonic::transport::{Channel, Endpoint, Server};
 
-use crate::config::PeerAddress;
+use crate::accept::{Demands, accept};
+use crate::config::{ConfigError, PeerAddress};
 use crate::lifecycle::Lifecycle;
 use crate::request_id::{self, RequestId, RequestIdLayer};
+use crate::tls::{self, Tls};
 
 /// Largest message that is taken, in bytes: a long conversation with a few pictures.
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
@@ -38,8 +44,14 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// Serves until the process stops.
-pub fn serve<L>(name: &'static str, listener: TcpListener, routes: Routes, layer: L, lifecycle: &Lifecycle)
-where
+pub fn serve<L>(
+    name: &'static str,
+    listener: TcpListener,
+    demands: Demands,
+    routes: Routes,
+    layer: L,
+    lifecycle: &Lifecycle,
+) where
     L: tower::Layer<Routes> + Clone + Send + Sync + 'static,
     L::Service: tower::Service<http::Request<tonic::body::Body>, Response = http::Response<tonic::body::Body>>
         + Clone
@@ -49,8 +61,7 @@ where
         Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     <L::Service as tower::Service<http::Request<tonic::body::Body>>>::Future: Send + 'static,
 {
-    // serve_with_incoming leaves TCP_NODELAY alone unless it is asked here; without it a stream's first token waits 40 ms.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = ReceiverStream::new(accept(listener, demands, lifecycle));
     let stopping = lifecycle.stopping().clone();
     let server = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
@@ -69,11 +80,58 @@ where
     });
 }
 
+/// What a process is to those that it dials over TLS.
+#[derive(Clone)]
+pub enum Dialer {
+    /// The holder of its own certificate.
+    Known(Tls),
+    /// Somebody without one, who trusts these authorities.
+    Anonymous(Arc<ClientConfig>),
+}
+
+impl Dialer {
+    /// The process's own certificate where there is one; else nobody in particular, who trusts the system's authorities.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when there is no TLS provider that can be used.
+    pub fn of(tls: Option<&Tls>) -> Result<Self, ConfigError> {
+        match tls {
+            Some(tls) => Ok(Self::Known(tls.clone())),
+            None => Ok(Self::Anonymous(Arc::new(tls::client_config(None)?))),
+        }
+    }
+
+    fn config(&self) -> Arc<ClientConfig> {
+        match self {
+            Self::Known(tls) => tls.client(),
+            Self::Anonymous(config) => config.clone(),
+        }
+    }
+}
+
+/// Dials one TLS connection, under the certificate of this moment.
+async fn dial(uri: Uri, dialer: Dialer) -> std::io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let socket = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or(443))).await?;
+    socket.set_nodelay(true)?;
+    let name = rustls::pki_types::ServerName::try_from(host).map_err(std::io::Error::other)?;
+    Ok(TokioIo::new(TlsConnector::from(dialer.config()).connect(name, socket).await?))
+}
+
 /// A channel to another process. It connects when it is first used, and again whenever it must.
 ///
 /// # Errors
 /// When the address cannot be one.
-pub fn channel(address: &PeerAddress) -> Result<Channel, tonic::transport::Error> {
+pub fn channel(address: &PeerAddress, dialer: &Dialer) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = endpoint(address)?;
+    if !address.as_str().starts_with("https:") {
+        return Ok(endpoint.connect_lazy());
+    }
+    let dialer = dialer.clone();
+    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |uri| dial(uri, dialer.clone()))))
+}
+
+fn endpoint(address: &PeerAddress) -> Result<Endpoint, tonic::transport::Error> {
     Ok(Endpoint::from_shared(address.as_str().to_owned())?
         .connect_timeout(Duration::from_secs(3))
         .http2_keep_alive_interval(Duration::from_secs(10))
@@ -81,15 +139,7 @@ pub fn channel(address: &PeerAddress) -> Result<Channel, tonic::transport::Error
         .keep_alive_while_idle(true)
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .connect_lazy())
-}
-
-/// The address that a request came from, by its socket.
-#[must_use]
-pub fn peer_ip(extensions: &http::Extensions) -> Option<IpAddr> {
-    let info = extensions.get::<TcpConnectInfo>()?;
-    info.remote_addr().map(|address| address.ip().to_canonical())
+        .initial_connection_window_size(CONNECTION_WINDOW))
 }
 
 /// The time that the caller gives the whole call (`grpc-timeout`).

@@ -11,6 +11,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use crate::grpc::{self, refuse};
+use crate::peer::client_of;
 
 /// Decides on a request by its head. What handlers need to know of the caller goes into the extensions.
 #[async_trait]
@@ -90,7 +91,13 @@ where
         let admit = self.admit.clone();
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
-            match admit.admit(&mut head).await {
+            // A listener's networks hold for every method of it.
+            let client = client_of(&head.extensions, &head.headers).map(drop);
+            let admitted = match client {
+                Ok(()) => admit.admit(&mut head).await,
+                Err(failure) => Err(failure),
+            };
+            match admitted {
                 Ok(()) => inner.call(Request::from_parts(head, body)).await.map(typed),
                 Err(failure) => Ok(refuse(failure).into_http()),
             }

@@ -19,7 +19,7 @@ use tonic::transport::Channel;
 
 use crate::clock::Clock;
 use crate::config::{self, ConfigError, PeerAddress};
-use crate::grpc;
+use crate::grpc::{self, Dialer};
 use crate::lifecycle::Lifecycle;
 use crate::readiness::Condition;
 use crate::request_id::RequestId;
@@ -78,9 +78,14 @@ impl InstanceLink {
     ///
     /// # Errors
     /// [`ConfigError`] when the credential file cannot be read.
-    pub fn new(config: &InstanceConfig, clock: Arc<dyn Clock>, lifecycle: &Lifecycle) -> Result<Self, ConfigError> {
+    pub fn new(
+        config: &InstanceConfig,
+        dialer: &Dialer,
+        clock: Arc<dyn Clock>,
+        lifecycle: &Lifecycle,
+    ) -> Result<Self, ConfigError> {
         let channel =
-            grpc::channel(&config.address).map_err(|error| ConfigError::invalid("instance.address", error))?;
+            grpc::channel(&config.address, dialer).map_err(|error| ConfigError::invalid("instance.address", error))?;
         Ok(Self {
             channel,
             credential: config::secret_file("instance.credential_file", &config.credential_file)?,

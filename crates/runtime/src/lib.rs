@@ -1,6 +1,7 @@
 //! What every Postern process does alike: configuration, telemetry, start and stop, readiness and health, gRPC and HTTP
 //! serving, the link to the instance, and the check of access tokens.
 
+pub mod accept;
 pub mod auth;
 pub mod clock;
 pub mod config;
@@ -11,11 +12,14 @@ pub mod http;
 pub mod instance;
 pub mod lifecycle;
 pub mod ops;
+pub mod peer;
 pub mod policy;
 pub mod process;
+pub mod proxy_protocol;
 pub mod readiness;
 pub mod request_id;
 pub mod telemetry;
+pub mod tls;
 pub mod trust;
 pub mod verifier;
 

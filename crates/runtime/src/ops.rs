@@ -36,7 +36,7 @@ pub fn serve(listener: TcpListener, readiness: &Readiness, health: &ProcessHealt
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz).with_state(readiness.clone()))
         .route("/metrics", get(move || async move { metrics.render() }));
-    crate::http::serve("ops", listener, router, lifecycle);
+    crate::http::serve("ops", listener, crate::accept::Demands::default(), router, lifecycle);
 }
 
 async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {

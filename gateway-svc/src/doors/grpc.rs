@@ -8,7 +8,8 @@ use postern_proto::gateway::v1 as pb;
 use postern_proto::gateway::v1::completion_service_server::CompletionService;
 use postern_proto::model::v1::ChatPrompt;
 use postern_proto::{Failure, Feature};
-use postern_runtime::grpc::{peer_ip, refuse, timeout_of};
+use postern_runtime::grpc::{refuse, timeout_of};
+use postern_runtime::peer::Peer;
 use postern_runtime::request_id::RequestId;
 use tonic::{Request, Response, Status};
 
@@ -69,7 +70,7 @@ impl GrpcDoor {
 pub(crate) fn caller<'a>(headers: &'a http::HeaderMap, extensions: &http::Extensions) -> Caller<'a> {
     Caller {
         headers,
-        address: peer_ip(extensions),
+        peer: extensions.get::<Peer>().cloned(),
         request_id: extensions.get::<RequestId>().cloned().unwrap_or_else(RequestId::generate),
         timeout: timeout_of(headers),
         bearer: Bearer::AccessToken,

@@ -7,12 +7,11 @@ mod completions;
 mod error;
 mod parameters;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest as _, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest as _, Path, Request, State};
 use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderMap, Method};
 use axum::response::{IntoResponse as _, Response};
@@ -21,6 +20,7 @@ use axum::{Json, Router};
 use postern_proto::{Failure, Reason};
 use postern_runtime::Clock;
 use postern_runtime::grpc::MAX_MESSAGE_BYTES;
+use postern_runtime::peer::Peer;
 use postern_runtime::request_id::{RequestId, RequestIdLayer};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -102,7 +102,7 @@ impl OpenAiDoor {
     fn caller<'a>(&'a self, head: &'a Head) -> Caller<'a> {
         Caller {
             headers: &head.headers,
-            address: head.address.map(|address| address.ip().to_canonical()),
+            peer: head.peer.clone(),
             request_id: head.request_id.clone(),
             timeout: None,
             bearer: self.credentials.as_ref().map_or(Bearer::AccessToken, Bearer::Credential),
@@ -165,7 +165,7 @@ struct HeldBody<'a> {
 /// A request's head, kept while its body is read.
 struct Head {
     headers: HeaderMap,
-    address: Option<SocketAddr>,
+    peer: Option<Peer>,
     request_id: RequestId,
 }
 
@@ -174,7 +174,7 @@ impl Head {
         let extensions = request.extensions();
         Self {
             headers: request.headers().clone(),
-            address: extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| *address),
+            peer: extensions.get::<Peer>().cloned(),
             request_id: extensions.get::<RequestId>().cloned().unwrap_or_else(RequestId::generate),
         }
     }

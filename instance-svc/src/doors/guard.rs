@@ -7,6 +7,7 @@ use http::{HeaderMap, request};
 use postern_proto::{Failure, Reason};
 use postern_runtime::guard::Admit;
 use postern_runtime::instance::FLEET_SCOPE;
+use postern_runtime::peer::certificate_of;
 use postern_runtime::policy::Access;
 use postern_runtime::{Verifier, auth};
 
@@ -43,7 +44,8 @@ pub struct InstanceGuard {
 #[tonic::async_trait]
 impl Admit for InstanceGuard {
     async fn admit(&self, head: &mut request::Parts) -> Result<(), Failure> {
-        if let Some(caller) = self.caller(head.uri.path(), &head.headers).await? {
+        let certificate = certificate_of(&head.extensions);
+        if let Some(caller) = self.caller(head.uri.path(), &head.headers, certificate).await? {
             head.extensions.insert(caller);
         }
         Ok(())
@@ -51,7 +53,12 @@ impl Admit for InstanceGuard {
 }
 
 impl InstanceGuard {
-    async fn caller(&self, method: &str, headers: &HeaderMap) -> Result<Option<Caller>, Failure> {
+    async fn caller(
+        &self,
+        method: &str,
+        headers: &HeaderMap,
+        certificate: Option<&str>,
+    ) -> Result<Option<Caller>, Failure> {
         let roles = match TABLE.access(method) {
             None => return Err(Failure::new(Reason::Unimplemented, "the instance does not offer this method")),
             Some(Access::Open) => return Ok(None),
@@ -62,7 +69,7 @@ impl InstanceGuard {
             }
             Some(Access::Roles(roles)) => roles,
         };
-        let verified = self.verifier.verify(auth::bearer(headers)?, None)?;
+        let verified = self.verifier.verify(auth::bearer(headers)?, certificate)?;
         let claims = verified.claims();
         let found = self.store.credential_by_id(claims.postern_credential.as_deref().unwrap_or_default()).await?;
         let now = self.store.now().await?;

@@ -1,11 +1,11 @@
 //! OAuth over HTTP: tokens (RFC 6749 §4.4, RFC 8693), introspection (RFC 7662), revocation (RFC 7009). Their errors are the RFCs'.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
@@ -15,6 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use postern_proto::{Failure, Reason};
 use postern_runtime::Clock;
+use postern_runtime::peer::{certificate_of, client_of};
 use serde_json::{Value, json};
 
 use super::token::{ACCESS_TOKEN_TYPE, CREDENTIAL_TYPE, MAX_SCOPES};
@@ -116,12 +117,17 @@ struct Form {
     members: BTreeMap<String, String>,
     basic: Option<(String, String)>,
     address: Option<IpAddr>,
+    certificate: Option<String>,
 }
 
 impl Form {
     async fn read(request: Request) -> Result<Self, OAuthError> {
         let invalid = |text: &str| OAuthError::bad("invalid_request", text);
-        let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+        let address = client_of(request.extensions(), request.headers()).map_err(|failure| OAuthError {
+            status: StatusCode::FORBIDDEN,
+            ..OAuthError::bad("access_denied", failure.message)
+        })?;
+        let certificate = certificate_of(request.extensions()).map(str::to_owned);
         let kind = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
         {
@@ -138,7 +144,7 @@ impl Form {
                 return Err(invalid("a parameter is given twice"));
             }
         }
-        Ok(Self { members, basic, address: address.map(|address| address.to_canonical()) })
+        Ok(Self { members, basic, address, certificate })
     }
 
     fn get(&self, name: &str) -> &str {
@@ -169,7 +175,8 @@ impl Form {
             text => Some(text.parse().map_err(|_| OAuthError::bad("invalid_request", "lifetime is in whole seconds"))?),
         };
         let audience = self.get("audience").to_owned();
-        Ok(Asked { audience, scope, lifetime, address: self.address, ..Asked::default() })
+        let (address, certificate) = (self.address, self.certificate.clone());
+        Ok(Asked { audience, scope, lifetime, address, certificate, ..Asked::default() })
     }
 }
 

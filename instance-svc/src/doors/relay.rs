@@ -11,6 +11,7 @@ use postern_proto::gateway::v1::completion_service_client::CompletionServiceClie
 use postern_proto::gateway::v1::completion_service_server::CompletionService;
 use postern_proto::{Failure, Feature, Reason};
 use postern_runtime::instance::{CLIENT_ADDRESS_HEADER, RELAY_TOKEN_HEADER};
+use postern_runtime::peer::client_of;
 use postern_runtime::request_id::RequestId;
 use postern_runtime::{auth, grpc};
 use tonic::transport::Channel;
@@ -37,7 +38,7 @@ impl RelayDoor {
         let headers = metadata.into_headers();
         let id = extensions.get::<RequestId>().cloned().unwrap_or_else(RequestId::generate);
         let presented = auth::bearer(&headers).map_err(grpc::refuse)?;
-        let caller = grpc::peer_ip(&extensions);
+        let caller = client_of(&extensions, &headers).map_err(grpc::refuse)?;
         let onward = self.relay.onward(presented, features, caller).await.map_err(grpc::refuse)?;
         let client = CompletionServiceClient::new(onward.channel)
             .max_decoding_message_size(grpc::MAX_MESSAGE_BYTES)

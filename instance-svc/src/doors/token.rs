@@ -7,7 +7,8 @@ use std::time::Duration;
 use postern_proto::Failure;
 use postern_proto::instance::v1 as pb;
 use postern_proto::instance::v1::token_service_server::TokenService;
-use postern_runtime::grpc::{peer_ip, refuse};
+use postern_runtime::grpc::refuse;
+use postern_runtime::peer::{certificate_of, client_of};
 use tonic::{Request, Response, Status};
 
 use super::guard::Caller;
@@ -55,9 +56,11 @@ impl TokenService for TokenDoor {
         &self,
         request: Request<pb::ExchangeTokenRequest>,
     ) -> Result<Response<pb::ExchangeTokenResponse>, Status> {
-        let address = peer_ip(request.extensions());
+        let address = client_of(request.extensions(), request.metadata().as_ref()).map_err(refuse)?;
+        let certificate = certificate_of(request.extensions()).map(str::to_owned);
         let request = request.into_inner();
-        let asked = asked(&request, address).map_err(refuse)?;
+        // Whoever shows a certificate gets a token that is good only with it (RFC 8705 §3).
+        let asked = Asked { certificate, ..asked(&request, address).map_err(refuse)? };
         let exchanged = self.exchange.exchange(&request.subject_token, asked).await.map_err(refuse)?;
         let seconds = i64::try_from(exchanged.minted.expires).unwrap_or(i64::MAX);
         Ok(Response::new(pb::ExchangeTokenResponse {

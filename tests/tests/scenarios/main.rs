@@ -12,5 +12,6 @@ mod oauth;
 mod openai_door;
 mod relay;
 mod requests;
+mod tls;
 mod trust;
 mod upstream_failures;

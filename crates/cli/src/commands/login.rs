@@ -15,7 +15,9 @@ pub async fn login(profiles: &Profiles, args: Login) -> Result<Output, Problem> 
         Some(path) => secret::from_file(path)?,
         None => secret::ask("Credential: ")?,
     };
-    let places = Places { instance: args.instance, gateway: args.gateway };
+    let ca_file = args.ca_file.map(std::path::absolute).transpose();
+    let ca_file = ca_file.map_err(|error| Problem::new(error.to_string()))?;
+    let places = Places { instance: args.instance, gateway: args.gateway, ca_file };
     let client = Client::new(profile(&places, credential.clone())?)?;
     let inference: Vec<_> = Feature::ALL.iter().map(|feature| feature.scope().to_owned()).collect();
     let purpose = match client.exchange("", &inference, None).await {

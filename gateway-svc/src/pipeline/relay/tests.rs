@@ -181,7 +181,7 @@ impl Bench {
         let headers = HeaderMap::new();
         let caller = Caller {
             headers: &headers,
-            address: None,
+            peer: None,
             request_id: RequestId::generate(),
             timeout,
             bearer: Bearer::AccessToken,

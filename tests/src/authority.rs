@@ -1,0 +1,43 @@
+//! A certificate authority of a test's own.
+
+use std::path::Path;
+
+use postern_runtime::tls::TlsConfig;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+/// An authority.
+pub struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Default for Authority {
+    fn default() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
+    }
+}
+
+impl Authority {
+    /// Writes a certificate for this machine, its key and the authority into a folder: a `[tls]` section that demands the like
+    /// of others.
+    ///
+    /// # Panics
+    /// When a file cannot be written.
+    #[must_use]
+    pub fn issue(&self, dir: &Path, name: &str) -> TlsConfig {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let path = |kind: &str| dir.join(format!("{name}.{kind}.pem"));
+        std::fs::write(path("cert"), certificate.pem()).unwrap();
+        std::fs::write(path("key"), key.serialize_pem()).unwrap();
+        std::fs::write(path("ca"), self.issuer.pem()).unwrap();
+        TlsConfig {
+            cert_file: path("cert"),
+            key_file: path("key"),
+            ca_file: Some(path("ca")),
+            require_client_certificate: true,
+        }
+    }
+}
