@@ -1,13 +1,14 @@
 # make demo         the whole way through, on this machine, with a real small model
 # make test         formatting, lints, docs, unit tests, scenarios, and acceptance tests with other people's clients
 # make test-extra   tests that need more than Rust, a C compiler and Python 3
+# make vectors      DIR=folder: published signature vectors (Wycheproof) through the verifier
 # make generate     write proto/src/gen anew from the .proto files
 
 ARGS ?=
 PYTHON ?= python3
 VENV := target/test-venv
 
-.PHONY: demo test test-rust test-acceptance test-extra lint generate
+.PHONY: demo test test-rust test-acceptance test-extra lint generate vectors
 
 demo:
 	@$(PYTHON) deploy/demo/demo.py $(ARGS)
@@ -30,6 +31,9 @@ test-acceptance: $(VENV)/installed
 # Nothing needs more yet. What does will stand here and fail where its needs are missing.
 test-extra:
 	@echo "extra tests: 0 passed, 0 failed"
+
+vectors:
+	@cargo run --locked --quiet --release -p postern-token --example vectors -- "$(DIR)"
 
 generate:
 	POSTERN_GENERATE=1 cargo test --locked -p postern-proto --test generated

@@ -210,7 +210,8 @@ class Demo:
                    else f'{{ remote = "http://127.0.0.1:{port["adapter_grpc"]}" }}')
         (self.dir / "gateway-svc.toml").write_text(
             "[listen]\n" + listen("gateway_grpc", "gateway_http", "gateway_ops") + link("gateway")
-            + f"[adapters]\ndefault = {adapter}\n[http]\naccept_credentials = true\n" + log + drain)
+            + f"[adapters]\ndefault = {adapter}\n[http]\naccept_credentials = true\n" + log + drain
+            + (pathlib.Path(self.args.gateway_config).read_text() if self.args.gateway_config else ""))
 
     def postern(self, *words, profile: str = "admin", check: bool = True, stdin: "str | None" = None) -> str:
         command = [self.bin / "postern", "--config-dir", self.dir / "cli", "--profile", profile, *words]
@@ -473,6 +474,7 @@ def main() -> int:
     parser.add_argument("--embedded", action="store_true", help="run the adapter inside the gateway")
     parser.add_argument("--dir", default=str(ROOT / "target" / "demo"), help="where everything it makes lies")
     parser.add_argument("--any-port", action="store_true", help="take free ports in place of the usual ones")
+    parser.add_argument("--gateway-config", metavar="FILE", help="further sections for the gateway's configuration, such as [[issuers]]")
     parser.add_argument("--bin-dir", help="use these binaries and build nothing")
     parser.add_argument("--model-threads", type=int, default=min(4, os.cpu_count() or 1))
     args = parser.parse_args()

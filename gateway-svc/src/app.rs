@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use postern_egress::Egress;
 use postern_proto::gateway::v1::completion_service_server::CompletionServiceServer;
 use postern_runtime::accept::Demands;
 use postern_runtime::grpc::Dialer;
@@ -24,6 +25,7 @@ use crate::adapters::{Adapter, Adapters};
 use crate::config::{AdapterConfig, GatewayConfig, Listen};
 use crate::doors::grpc::GrpcDoor;
 use crate::doors::openai::{self, OpenAiDoor};
+use crate::issuers::Issuers;
 use crate::pipeline::{Admission, Credentials, Pipeline, Sessions};
 use crate::policy::GatewayGuard;
 use crate::routes::Routes;
@@ -140,7 +142,7 @@ fn pipeline(
     readiness: &Readiness,
     lifecycle: &Lifecycle,
 ) -> Result<Pipeline, BuildError> {
-    let verifier = Verifier::new(clock.clone());
+    let verifier = Verifier::with_stale_bound(clock.clone(), config.trust.bound());
     trust::follow(link, verifier.clone(), readiness);
     let routes = Routes::default();
     routes.follow(link, readiness);
@@ -167,8 +169,10 @@ fn pipeline(
         };
         adapters.insert(group.clone(), adapter);
     }
+    let issuers = Issuers::follow(&config.issuers, &Egress::new()?, &verifier, clock, lifecycle)?;
     Ok(Pipeline {
         verifier,
+        issuers,
         routes,
         adapters: Adapters(Arc::new(adapters)),
         admission: Admission::new(config.limits.max_in_flight),

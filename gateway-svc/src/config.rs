@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use postern_runtime::config::{ConfigError, DrainConfig, PeerAddress, loopback_without_tls};
 use postern_runtime::instance::InstanceConfig;
@@ -10,6 +11,8 @@ use postern_runtime::peer::ClientConfig;
 use postern_runtime::telemetry::TelemetryConfig;
 use postern_runtime::tls::TlsConfig;
 use serde::Deserialize;
+
+use crate::issuers::IssuerConfig;
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -19,6 +22,12 @@ pub struct GatewayConfig {
     pub listen: Listen,
     /// Whose tokens to believe.
     pub instance: InstanceConfig,
+    /// What happens when the instance is not heard of.
+    #[serde(default)]
+    pub trust: TrustConfig,
+    /// Other issuers whose tokens are believed.
+    #[serde(default)]
+    pub issuers: Vec<IssuerConfig>,
     /// The way to the models, by adapter group.
     pub adapters: HashMap<String, AdapterConfig>,
     /// The HTTP door.
@@ -39,6 +48,40 @@ pub struct GatewayConfig {
     /// How to stop.
     #[serde(default)]
     pub drain: DrainConfig,
+}
+
+/// `[trust]`
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrustConfig {
+    /// Whether the instance's tokens are judged while its news of keys and revocations is old.
+    pub when_stale: WhenStale,
+    /// How old the news may be, in seconds, before `refuse` refuses.
+    pub stale_seconds: u64,
+}
+
+impl Default for TrustConfig {
+    fn default() -> Self {
+        Self { when_stale: WhenStale::Serve, stale_seconds: 5 }
+    }
+}
+
+/// What happens to the instance's tokens while its news is old.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenStale {
+    /// They are taken to their end, as nothing newer can be minted without the instance.
+    Serve,
+    /// They are refused with TRUST_STALE.
+    Refuse,
+}
+
+impl TrustConfig {
+    /// The bound that the verifier keeps.
+    #[must_use]
+    pub fn bound(&self) -> Option<Duration> {
+        (self.when_stale == WhenStale::Refuse).then(|| Duration::from_secs(self.stale_seconds))
+    }
 }
 
 /// `[clients]`
@@ -105,6 +148,11 @@ impl GatewayConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         loopback_without_tls("listen.grpc", self.listen.grpc, self.tls.as_ref())?;
         loopback_without_tls("listen.http", self.listen.http, self.tls.as_ref())?;
+        self.issuers.iter().try_for_each(IssuerConfig::check)?;
+        if self.trust.when_stale == WhenStale::Refuse && self.trust.stale_seconds < 3 {
+            // The instance speaks every two seconds.
+            return Err(ConfigError::invalid("trust.stale_seconds", "must be at least 3"));
+        }
         if self.adapters.is_empty() {
             return Err(ConfigError::invalid("adapters", "name at least one adapter group, such as `default`"));
         }

@@ -9,6 +9,7 @@ mod ask;
 mod collect;
 pub mod config;
 mod doors;
+pub mod issuers;
 mod metrics;
 mod pipeline;
 mod policy;

@@ -26,6 +26,7 @@ pub use session::Sessions;
 
 use crate::adapters::Adapters;
 use crate::ask::Ask;
+use crate::issuers::Issuers;
 use crate::prompt;
 use crate::routes::{Model, Routes};
 
@@ -57,8 +58,10 @@ impl Caller<'_> {
 /// The pipeline and what its layers keep.
 #[derive(Clone)]
 pub struct Pipeline {
-    /// The instance's keys.
+    /// The instance's keys, and those of other issuers.
     pub verifier: Verifier,
+    /// Where the others' keys come from.
+    pub issuers: Issuers,
     /// Models and bindings.
     pub routes: Routes,
     /// The ways to the models.
@@ -78,7 +81,8 @@ impl Pipeline {
         // Identify: a token is all that is believed of a caller, so it is found, or made of a credential, before all else.
         let token = identify::token(caller).await?;
         // Verify: nothing that the token says is used before its signature, issuer, audience and times have been checked.
-        self.verifier.verify(&token, caller.certificate())
+        let verified = self.verifier.verify(&token, caller.certificate());
+        verified.map_err(|refusal| self.issuers.reconsidered(&token, refusal))
     }
 
     /// Where a caller is: the address of its socket, or the one that an instance which relays it vouches for.

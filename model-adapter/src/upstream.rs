@@ -8,7 +8,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use postern_egress::ConnectError;
+use postern_egress::{ConnectError, chain};
 use postern_proto::{Blame, Failure, Reason};
 use postern_runtime::request_id::{self, RequestId};
 use secrecy::ExposeSecret as _;
@@ -149,18 +149,6 @@ pub(crate) fn not_connected(error: &ConnectError) -> Failure {
         }
     };
     failure.with_detail(chain(error))
-}
-
-/// An error with its causes.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -81,10 +81,18 @@ impl FakeModel {
     /// # Panics
     /// Without a script.
     pub async fn playing(scripts: impl IntoIterator<Item = Vec<Act>>) -> Self {
-        let scripts: VecDeque<_> = scripts.into_iter().collect();
-        assert!(!scripts.is_empty(), "a fake model needs a script");
+        Self::playing_at(|_| scripts.into_iter().collect()).await
+    }
+
+    /// As [`FakeModel::playing`], with scripts that know the server's own URL, without a path.
+    ///
+    /// # Panics
+    /// Without a script.
+    pub async fn playing_at(scripts: impl FnOnce(&str) -> Vec<Vec<Act>>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
+        let scripts: VecDeque<_> = scripts(&format!("http://{address}")).into();
+        assert!(!scripts.is_empty(), "a fake model needs a script");
         let state = Arc::new(State { scripts: Mutex::new(scripts), ..State::default() });
         let shared = state.clone();
         let serving = tokio::spawn(async move {

@@ -25,6 +25,8 @@ pub struct Forge {
 static INSTANCE_KEY: LazyLock<Forge> = LazyLock::new(Forge::new);
 /// A key that no instance knows.
 static STRANGER: LazyLock<Forge> = LazyLock::new(Forge::new);
+/// Another such key.
+static OTHER: LazyLock<Forge> = LazyLock::new(Forge::new);
 
 impl Forge {
     fn new() -> Self {
@@ -49,6 +51,19 @@ impl Forge {
     #[must_use]
     pub fn stranger() -> &'static Self {
         &STRANGER
+    }
+
+    /// The key's id.
+    #[must_use]
+    pub fn kid(&self) -> &str {
+        &self.kid
+    }
+
+    /// The public half as a JWK.
+    #[must_use]
+    pub fn jwk(&self) -> Value {
+        let n = B64.encode(self.pair.public_key().modulus().big_endian_without_leading_zero());
+        json!({ "kty": "RSA", "kid": self.kid, "n": n, "e": "AQAB", "use": "sig", "alg": "RS256" })
     }
 
     /// The key as a PKCS#8 PEM file.
@@ -79,6 +94,12 @@ impl Forge {
     #[must_use]
     pub fn header(&self) -> String {
         header_segment(Algorithm::Rs256, &self.kid)
+    }
+
+    /// Another key that no instance knows.
+    #[must_use]
+    pub fn other() -> &'static Self {
+        &OTHER
     }
 
     /// The header of a token, unverified.

@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use gateway_svc::config::{AdapterConfig as AdapterWay, GatewayConfig, HttpConfig, LimitsConfig};
+use gateway_svc::config::{
+    AdapterConfig as AdapterWay, GatewayConfig, HttpConfig, LimitsConfig, TrustConfig, WhenStale,
+};
+use gateway_svc::issuers::IssuerConfig as OtherIssuer;
 use instance_svc::config::{InstanceConfig as InstanceSettings, IssuerConfig, KeyConfig, SealConfig, StoreConfig};
 use model_adapter::config::AdapterConfig as AdapterSettings;
 use postern_proto::completion::v1::{ContentPart, Message, Role, content_part};
@@ -22,6 +25,7 @@ use postern_runtime::clock::ManualClock;
 use postern_runtime::config::{DrainConfig, PeerAddress};
 use postern_runtime::grpc::Dialer;
 use postern_runtime::instance::InstanceConfig;
+use postern_runtime::peer::{AddressSource, ClientConfig};
 use postern_runtime::readiness::Readiness;
 use postern_runtime::request_id::RequestId;
 use postern_runtime::telemetry::TelemetryConfig;
@@ -36,6 +40,9 @@ use crate::{Authority, FakeModel, Forge, soon};
 
 /// The gateway's audience.
 const AUDIENCE: &str = "postern-gateway:gateway";
+/// Clients as their sockets say.
+const CLIENTS: ClientConfig =
+    ClientConfig { client_address: AddressSource::Socket, proxies: Vec::new(), client_networks: Vec::new() };
 const ISSUER: &str = "http://instance.test";
 
 /// What a stack is made of.
@@ -48,6 +55,9 @@ pub struct StackBuilder<'a> {
     limits: LimitsConfig,
     drain: DrainConfig,
     mutual_tls: bool,
+    trust: TrustConfig,
+    issuers: Vec<OtherIssuer>,
+    clients: gateway_svc::config::Clients,
     /// How long a key signs and how long it is published before, in seconds.
     rotation: (u64, u64),
 }
@@ -123,6 +133,27 @@ impl<'a> StackBuilder<'a> {
     #[must_use]
     pub const fn max_in_flight(mut self, max_in_flight: usize) -> Self {
         self.limits = LimitsConfig { max_in_flight };
+        self
+    }
+
+    /// Lets the gateway believe another issuer.
+    #[must_use]
+    pub fn issuer(mut self, issuer: OtherIssuer) -> Self {
+        self.issuers.push(issuer);
+        self
+    }
+
+    /// Says who may connect to the gateway, and how they are known.
+    #[must_use]
+    pub fn clients(mut self, clients: ClientConfig) -> Self {
+        self.clients = gateway_svc::config::Clients { grpc: clients.clone(), http: clients };
+        self
+    }
+
+    /// Lets the gateway refuse tokens while news of the instance is older than this.
+    #[must_use]
+    pub const fn refuse_when_stale(mut self, stale_seconds: u64) -> Self {
+        self.trust = TrustConfig { when_stale: WhenStale::Refuse, stale_seconds };
         self
     }
 
@@ -219,9 +250,11 @@ impl<'a> StackBuilder<'a> {
             instance: link("gateway"),
             adapters: HashMap::from([("default".to_owned(), way)]),
             http: HttpConfig { accept_credentials: self.accept_credentials },
+            trust: self.trust,
+            issuers: self.issuers.clone(),
             limits: self.limits,
             tls: certificate("gateway"),
-            clients: Default::default(),
+            clients: self.clients.clone(),
             telemetry: TelemetryConfig::default(),
             drain: self.drain,
         };
@@ -361,6 +394,9 @@ impl Stack {
             limits: LimitsConfig { max_in_flight: 64 },
             drain: DrainConfig { notice_seconds: 0, grace_seconds: 5 },
             mutual_tls: false,
+            trust: TrustConfig { when_stale: WhenStale::Serve, stale_seconds: 5 },
+            issuers: Vec::new(),
+            clients: gateway_svc::config::Clients { grpc: CLIENTS, http: CLIENTS },
             rotation: (24 * 3600, 900),
         }
     }

@@ -32,7 +32,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("instance-svc", &["postern-proto", "postern-token", "postern-runtime"]),
     ("model-adapter", &["postern-proto", "postern-token", "postern-runtime", "postern-egress"]),
     // The one exception: its composition root may host the adapter.
-    ("gateway-svc", &["postern-proto", "postern-token", "postern-runtime", "model-adapter"]),
+    ("gateway-svc", &["postern-proto", "postern-token", "postern-runtime", "postern-egress", "model-adapter"]),
     (
         "postern-tests",
         &["postern-proto", "postern-token", "postern-runtime", "instance-svc", "gateway-svc", "model-adapter"],
@@ -151,5 +151,9 @@ fn the_sample_configurations_are_sound() {
     gateway.check().unwrap();
     let adapter: model_adapter::config::AdapterConfig = postern_runtime::config::load(&load("model-adapter")).unwrap();
     adapter.check().unwrap();
-    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 3, "a sample that is not tested");
+    let gateway: gateway_svc::config::GatewayConfig =
+        postern_runtime::config::load(&load("gateway-svc-issuers")).unwrap();
+    gateway.check().unwrap();
+    assert_eq!(gateway.issuers.len(), 3);
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 4, "a sample that is not tested");
 }

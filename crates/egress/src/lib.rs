@@ -65,3 +65,16 @@ impl std::fmt::Debug for Egress {
         f.debug_struct("Egress").finish_non_exhaustive()
     }
 }
+
+/// An error with its causes.
+#[must_use]
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}

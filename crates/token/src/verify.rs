@@ -33,12 +33,18 @@ impl<'a> Unverified<'a> {
     /// # Errors
     /// [`TokenError::TooLarge`] or [`TokenError::Malformed`].
     pub fn new(token: &'a str) -> Result<Self, TokenError> {
+        let token = Self::of_any_payload(token)?;
+        if token.payload.is_empty() { Err(TokenError::Malformed) } else { Ok(token) }
+    }
+
+    /// As [`Unverified::new`], but the payload may be empty, as that of a JWS may (RFC 7515).
+    fn of_any_payload(token: &'a str) -> Result<Self, TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::TooLarge);
         }
         let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
         let (header, payload) = signed.split_once('.').ok_or(TokenError::Malformed)?;
-        if payload.contains('.') || [header, payload, signature].iter().any(|segment| segment.is_empty()) {
+        if payload.contains('.') || header.is_empty() || signature.is_empty() {
             return Err(TokenError::Malformed);
         }
         Ok(Self { header, signed, payload, signature })
@@ -284,7 +290,7 @@ fn judge(profile: &IssuerProfile, claims: &Claims, now: u64) -> Result<(), Token
 /// # Errors
 /// As [`TrustTable::verify`], up to the signature.
 pub fn signed_payload(token: &str, form: &OpenForm, keys: &[PublicKey]) -> Result<Vec<u8>, TokenError> {
-    let token = Unverified::new(token)?;
+    let token = Unverified::of_any_payload(token)?;
     let header = Header::read(token.header)?;
     let profile = IssuerProfile {
         form: Form::Open(form.clone()),

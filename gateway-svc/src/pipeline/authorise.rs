@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use postern_proto::{Failure, Feature, Reason};
+use postern_runtime::peer::within;
 use postern_token::Verified;
 
 use crate::ask::Ask;
@@ -58,6 +59,13 @@ pub(super) fn permit(
     let (feature, claims) = (ask.feature(), verified.claims());
     if !verified.allows(feature.scope()) {
         return Err(Failure::new(Reason::ScopeMissing, format!("the token lacks the scope {}", feature.scope())));
+    }
+    let networks = &verified.profile().client_networks;
+    if !networks.is_empty() && !address.is_some_and(|address| within(networks, address)) {
+        return Err(Failure::new(
+            Reason::NetworkUntrusted,
+            "your address is outside the networks of the token's issuer",
+        ));
     }
     let bound = table.bound(feature);
     if bound.is_empty() {

@@ -8,6 +8,7 @@ mod cancelling;
 mod completions;
 mod health;
 mod hostile_callers;
+mod issuers;
 mod oauth;
 mod openai_door;
 mod relay;

@@ -155,6 +155,7 @@ impl Bench {
         let (verifier, token) = trusted();
         let pipeline = Pipeline {
             verifier,
+            issuers: Default::default(),
             routes: Routes::default(),
             adapters: Adapters(Arc::new(adapters)),
             admission: Admission::new(10),
