@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use postern_proto::gateway::v1::completion_service_server::CompletionServiceServer;
+use postern_proto::instance::v1::audit_service_server::AuditServiceServer;
 use postern_proto::instance::v1::config_service_server::ConfigServiceServer;
 use postern_proto::instance::v1::feature_service_server::FeatureServiceServer;
 use postern_proto::instance::v1::fleet_service_server::FleetServiceServer;
@@ -24,10 +25,13 @@ use postern_runtime::{Clock, Lifecycle, Readiness, SystemClock, Verifier, grpc, 
 use postern_token::{IssuerProfile, Secret};
 use tonic::server::NamedService;
 use tonic::service::Routes;
+use tower::layer::util::Stack;
 
+use crate::audit::Audit;
 use crate::config::{InstanceConfig, StoreConfig};
 use crate::credentials::{self, Credentials};
 use crate::directory::Directory;
+use crate::doors::audit::{AuditDoor, AuditLayer};
 use crate::doors::config::ConfigDoor;
 use crate::doors::features::FeatureDoor;
 use crate::doors::fleet::FleetDoor;
@@ -151,11 +155,18 @@ impl App {
             verifier.clone(),
             clock.clone(),
         ));
-        let guard = InstanceGuard { store: ground.store.clone(), verifier, introspection: introspection.clone() };
-        let guard = GuardLayer::new(guard);
+        let audit = Audit::begin(ground.store.clone(), &lifecycle).await?;
+        let guard = InstanceGuard {
+            store: ground.store.clone(),
+            verifier,
+            introspection: introspection.clone(),
+            audit: audit.clone(),
+        };
+        // The guard first: the log tells who it was.
+        let guard = Stack::new(AuditLayer(audit.clone()), GuardLayer::new(guard));
         let max_age = schedule.jwks_max_age();
         let (trusted, issuer) = (trust.clone(), identity.issuer.clone());
-        let keeping = Keeping { rotation, trust, introspection, dialer };
+        let keeping = Keeping { rotation, trust, introspection, audit, dialer };
         let (routes, oauth) = routes(&config, ground, keeping, identity, clock, &lifecycle).await?;
         let routes = routes.add_service(health.service(&lifecycle));
         let http_routes = crate::doors::http::router(&issuer, trusted, max_age, oauth);
@@ -183,6 +194,7 @@ const SERVICES: &[&str] = &[
     TokenServiceServer::<TokenDoor>::NAME,
     TrustServiceServer::<TrustDoor>::NAME,
     KeyServiceServer::<KeyDoor>::NAME,
+    AuditServiceServer::<AuditDoor>::NAME,
     PrincipalServiceServer::<PrincipalDoor>::NAME,
     FleetServiceServer::<FleetDoor>::NAME,
     ModelRegistryServiceServer::<ModelDoor>::NAME,
@@ -202,6 +214,7 @@ struct Keeping {
     rotation: Arc<Rotation>,
     trust: Arc<Trust>,
     introspection: Arc<Introspection>,
+    audit: Audit,
     dialer: Dialer,
 }
 
@@ -214,7 +227,7 @@ async fn routes(
     lifecycle: &Lifecycle,
 ) -> Result<(Routes, OAuthDoor), BuildError> {
     let Ground { store, sealer, credentials, instance_id } = ground;
-    let Keeping { rotation, trust, introspection, dialer } = keeping;
+    let Keeping { rotation, trust, introspection, audit, dialer } = keeping;
     let versions = crate::changes::follow(store.clone(), store.versions().await?, lifecycle);
     trust.follow(versions.clone(), lifecycle);
     rotation.run(trust.clone(), clock.clone(), lifecycle);
@@ -223,7 +236,7 @@ async fn routes(
     let issuer = Arc::new(Issuer::new(identity.clone(), trust.clone(), clock.clone()));
     let exchange =
         Arc::new(Exchange::new(store.clone(), credentials.clone(), issuer.clone(), identity.issuer.clone(), lifetimes));
-    let oauth = OAuthDoor { exchange: exchange.clone(), introspection: introspection.clone(), clock };
+    let oauth = OAuthDoor { exchange: exchange.clone(), introspection: introspection.clone(), audit, clock };
     let directory = Arc::new(Directory::new(store.clone(), credentials));
     let registry = Arc::new(Registry::new(store.clone(), sealer));
     let relay = Arc::new(Relay::new(store.clone(), exchange.clone(), issuer, instance_id, dialer));
@@ -238,14 +251,20 @@ async fn routes(
         versions: versions.clone(),
         lifecycle: lifecycle.clone(),
     };
-    let configuration =
-        ConfigDoor { registry: registry.clone(), store, fleet: fleet.clone(), versions, lifecycle: lifecycle.clone() };
+    let configuration = ConfigDoor {
+        registry: registry.clone(),
+        store: store.clone(),
+        fleet: fleet.clone(),
+        versions,
+        lifecycle: lifecycle.clone(),
+    };
     let relay = CompletionServiceServer::new(RelayDoor { relay })
         .max_decoding_message_size(grpc::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(grpc::MAX_MESSAGE_BYTES);
     let routes = Routes::new(TokenServiceServer::new(TokenDoor { exchange, introspection }))
         .add_service(TrustServiceServer::new(trust))
         .add_service(KeyServiceServer::new(key_door))
+        .add_service(AuditServiceServer::new(AuditDoor { store: store.clone() }))
         .add_service(PrincipalServiceServer::new(PrincipalDoor { directory: directory.clone() }))
         .add_service(FleetServiceServer::new(FleetDoor { directory, fleet: fleet.clone() }))
         .add_service(ModelRegistryServiceServer::new(ModelDoor { registry: registry.clone(), fleet }))

@@ -1,5 +1,6 @@
 //! The doors: gRPC and HTTP over one domain. Wire types stop here.
 
+pub mod audit;
 pub mod config;
 pub mod features;
 pub mod fleet;
@@ -26,6 +27,13 @@ pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send
 
 /// How often an idle stream says that it lives.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// An answer, with what was acted on for the audit log.
+pub(crate) fn acted<T>(on: impl Into<String>, answer: T) -> tonic::Response<T> {
+    let mut response = tonic::Response::new(answer);
+    response.extensions_mut().insert(crate::audit::Target(on.into()));
+    response
+}
 
 pub(crate) fn timestamp(millis: Millis) -> Option<prost_types::Timestamp> {
     let nanos = i32::try_from(millis.rem_euclid(1000) * 1_000_000).unwrap_or(0);

@@ -58,6 +58,19 @@ pub struct Exchanged {
     pub audience: String,
     /// Its scopes.
     pub scope: Vec<String>,
+    /// Whose it is.
+    pub subject: String,
+    /// The credential that it was given for.
+    pub credential: String,
+}
+
+impl Exchanged {
+    /// What the audit log is told.
+    #[must_use]
+    pub fn told(&self) -> String {
+        let Self { audience, scope, subject, credential, .. } = self;
+        format!("{subject} by {credential} for {audience}: {}", scope.join(" "))
+    }
 }
 
 /// The exchange.
@@ -110,10 +123,10 @@ impl Exchange {
             certificate: asked.certificate.filter(|_| found.credential.purpose != Purpose::Fleet),
             not_after: found.credential.expires_at.and_then(|end| u64::try_from(end / 1000).ok()),
         };
-        let used = grant.credential.clone();
+        let (subject, used) = (grant.subject.clone(), grant.credential.clone());
         let minted = self.issuer.mint(grant).await?;
         self.store.credential_used(&used).await?;
-        Ok(Exchanged { minted, audience, scope })
+        Ok(Exchanged { minted, audience, scope, subject, credential: used })
     }
 
     /// The live credential behind a secret, with its owner.

@@ -11,6 +11,13 @@ const ROTATION_FAILED: &str = "postern_instance_key_rotation_failures_total";
 /// Subscribers that did not acknowledge a key in time. An alert.
 const LEFT_BEHIND: &str = "postern_instance_subscribers_left_behind_total";
 
+/// Refusals that were too many to be written to the audit log.
+const NOT_AUDITED: &str = "postern_instance_refusals_not_audited_total";
+
+pub(crate) fn refusal_not_audited() {
+    metrics::counter!(NOT_AUDITED).increment(1);
+}
+
 pub(crate) fn minted() {
     metrics::counter!(MINTED).increment(1);
 }

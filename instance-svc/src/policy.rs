@@ -23,6 +23,8 @@ pub const TABLE: PolicyTable<Role> = PolicyTable(&[
     // The token or credential in the message is the authentication.
     row("/postern.instance.v1.TokenService/RevokeToken", Access::Open),
     row("/postern.instance.v1.TokenService/RevokeSubject", ADMIN),
+    row("/postern.instance.v1.AuditService/ListAuditEvents", Access::Roles(&[Role::Admin, Role::Auditor])),
+    row("/postern.instance.v1.AuditService/VerifyAuditLog", Access::Roles(&[Role::Admin, Role::Auditor])),
     row("/postern.instance.v1.KeyService/ListKeys", Access::Roles(&[Role::Admin, Role::Auditor])),
     row("/postern.instance.v1.KeyService/RotateKeys", ADMIN),
     row("/postern.instance.v1.KeyService/RevokeKey", ADMIN),

@@ -1,5 +1,6 @@
 //! What the instance remembers. The trait is what the domain sees; `store/sql.rs` is the one implementation.
 
+mod audit;
 mod records;
 mod sql;
 mod sql_trust;
@@ -10,6 +11,7 @@ mod trust;
 use async_trait::async_trait;
 use postern_proto::{Failure, Reason};
 
+pub use audit::{AuditRow, AuditStore};
 pub use records::{
     Change, CredentialRecord, Found, InstanceRecord, Kind, ModelRecord, PrincipalRecord, Purpose, Role, Versions,
 };
@@ -52,7 +54,7 @@ impl From<StoreError> for Failure {
 
 /// The instance's memory. Every call is atomic; a change that returned is durable.
 #[async_trait]
-pub trait Store: TrustStore {
+pub trait Store: TrustStore + AuditStore {
     /// The time.
     async fn now(&self) -> Result<Millis, StoreError>;
 

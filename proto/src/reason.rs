@@ -199,6 +199,7 @@ mod tests {
             include_str!("../postern/instance/v1/token_service.proto"),
             include_str!("../postern/instance/v1/trust_service.proto"),
             include_str!("../postern/instance/v1/key_service.proto"),
+            include_str!("../postern/instance/v1/audit_service.proto"),
             include_str!("../postern/instance/v1/principal_service.proto"),
             include_str!("../postern/instance/v1/fleet_service.proto"),
             include_str!("../postern/instance/v1/model_registry_service.proto"),

@@ -53,6 +53,22 @@ pub enum Command {
     /// See and hasten the life of the signing keys.
     #[command(subcommand)]
     Keys(Keys),
+    /// Read and verify the audit log.
+    #[command(subcommand)]
+    Audit(Audit),
+}
+
+/// `audit`
+#[derive(Subcommand)]
+pub enum Audit {
+    /// List the last events, newest first.
+    List {
+        /// How many, at most 1000.
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// Recompute every chain.
+    Verify,
 }
 
 /// `keys`

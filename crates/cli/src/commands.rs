@@ -1,5 +1,6 @@
 //! The commands, one family a file.
 
+pub mod audit;
 pub mod complete;
 pub mod feature;
 pub mod fleet;

@@ -45,5 +45,6 @@ async fn run(args: Args) -> Result<Output, Problem> {
         Command::User(user) => commands::user::run(&client, user).await,
         Command::Fleet(fleet) => commands::fleet::run(&client, fleet).await,
         Command::Keys(keys) => commands::keys::run(&client, keys).await,
+        Command::Audit(audit) => commands::audit::run(&client, audit).await,
     }
 }

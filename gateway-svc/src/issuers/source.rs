@@ -108,7 +108,7 @@ impl Source {
             return None;
         }
         let mut last = self.last_asked.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(wait) = last.and_then(|last| ASK_EVERY.checked_sub(last.elapsed())) {
+        if let Some(wait) = last.map(|last| ASK_EVERY.saturating_sub(last.elapsed())).filter(|wait| !wait.is_zero()) {
             return Some(wait);
         }
         *last = Some(Instant::now());

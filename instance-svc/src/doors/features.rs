@@ -8,6 +8,7 @@ use postern_proto::{Failure, Feature};
 use postern_runtime::grpc::refuse;
 use tonic::{Request, Response, Status};
 
+use super::acted;
 use crate::registry::{Binding, Registry};
 
 /// The door.
@@ -50,7 +51,8 @@ impl FeatureService for FeatureDoor {
         let (name, binding) = bound(request.into_inner().feature).map_err(refuse)?;
         self.registry.bind(name, &binding).await.map_err(refuse)?;
         tracing::info!(feature.name = name.name(), "feature bound");
-        Ok(Response::new(pb::BindFeatureResponse { feature: Some(feature(name, Some(&binding))) }))
+        let on = format!("{name} to {binding:?}");
+        Ok(acted(on, pb::BindFeatureResponse { feature: Some(feature(name, Some(&binding))) }))
     }
 
     async fn unbind_feature(
@@ -60,7 +62,7 @@ impl FeatureService for FeatureDoor {
         let name = named(&request.into_inner().name).map_err(refuse)?;
         self.registry.unbind(name).await.map_err(refuse)?;
         tracing::info!(feature.name = name.name(), "feature unbound");
-        Ok(Response::new(pb::UnbindFeatureResponse {}))
+        Ok(acted(name.name(), pb::UnbindFeatureResponse {}))
     }
 
     async fn list_features(

@@ -8,7 +8,7 @@ use postern_proto::instance::v1::fleet_service_server::FleetService;
 use postern_runtime::grpc::refuse;
 use tonic::{Request, Response, Status};
 
-use super::timestamp;
+use super::{acted, timestamp};
 use crate::directory::{Directory, FLEET, NewMember};
 use crate::fleet::Fleet;
 use crate::store::{Kind, PrincipalRecord};
@@ -61,7 +61,7 @@ impl FleetService for FleetDoor {
         let (record, secret) = self.directory.add_member(name, member).await.map_err(refuse)?;
         tracing::info!(fleet.member = record.name, "fleet member added");
         let credential = secret.expose().to_owned();
-        Ok(Response::new(pb::CreateFleetMemberResponse { member: Some(self.member(record)), credential }))
+        Ok(acted(record.name.clone(), pb::CreateFleetMemberResponse { member: Some(self.member(record)), credential }))
     }
 
     async fn list_fleet_members(
@@ -80,6 +80,6 @@ impl FleetService for FleetDoor {
         let name = request.into_inner().name;
         self.directory.remove(&name, FLEET).await.map_err(refuse)?;
         tracing::info!(fleet.member = name, "fleet member removed");
-        Ok(Response::new(pb::DeleteFleetMemberResponse {}))
+        Ok(acted(name, pb::DeleteFleetMemberResponse {}))
     }
 }

@@ -11,6 +11,8 @@ use postern_runtime::peer::certificate_of;
 use postern_runtime::policy::Access;
 use postern_runtime::{Verifier, auth};
 
+use super::audit::{is_an_act, of_head};
+use crate::audit::{Audit, Event};
 use crate::exchange::ADMIN_SCOPE;
 use crate::introspection::Introspection;
 use crate::policy::TABLE;
@@ -39,14 +41,24 @@ pub struct InstanceGuard {
     pub verifier: Verifier,
     /// Knows the tokens and credentials that are relayed.
     pub introspection: Arc<Introspection>,
+    /// Is told of acts that are refused.
+    pub audit: Audit,
 }
 
 #[tonic::async_trait]
 impl Admit for InstanceGuard {
     async fn admit(&self, head: &mut request::Parts) -> Result<(), Failure> {
         let certificate = certificate_of(&head.extensions);
-        if let Some(caller) = self.caller(head.uri.path(), &head.headers, certificate).await? {
-            head.extensions.insert(caller);
+        match self.caller(head.uri.path(), &head.headers, certificate).await {
+            Ok(Some(caller)) => drop(head.extensions.insert(caller)),
+            Ok(None) => {}
+            Err(failure) => {
+                if is_an_act(head.uri.path()) {
+                    let outcome = failure.reason.name().to_owned();
+                    self.audit.record_refusal(Event { outcome, ..of_head(head) }).await?;
+                }
+                return Err(failure);
+            }
         }
         Ok(())
     }

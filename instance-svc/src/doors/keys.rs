@@ -9,7 +9,7 @@ use postern_runtime::grpc::refuse;
 use postern_token::PublicKey;
 use tonic::{Request, Response, Status};
 
-use super::timestamp;
+use super::{acted, timestamp};
 use crate::rotation::Rotation;
 use crate::store::{KeyRecord, KeyState, Store};
 
@@ -66,7 +66,7 @@ impl KeyService for KeyDoor {
 
     async fn rotate_keys(&self, _: Request<pb::RotateKeysRequest>) -> Result<Response<pb::RotateKeysResponse>, Status> {
         let active_kid = self.rotation.rotate().await.map_err(refuse)?;
-        Ok(Response::new(pb::RotateKeysResponse { active_kid }))
+        Ok(acted(active_kid.clone(), pb::RotateKeysResponse { active_kid }))
     }
 
     async fn revoke_key(
@@ -74,6 +74,6 @@ impl KeyService for KeyDoor {
         request: Request<pb::RevokeKeyRequest>,
     ) -> Result<Response<pb::RevokeKeyResponse>, Status> {
         let active_kid = self.rotation.revoke(&request.get_ref().kid).await.map_err(refuse)?;
-        Ok(Response::new(pb::RevokeKeyResponse { active_kid }))
+        Ok(acted(request.into_inner().kid, pb::RevokeKeyResponse { active_kid }))
     }
 }

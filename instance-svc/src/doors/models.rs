@@ -11,7 +11,7 @@ use postern_runtime::grpc::refuse;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Answers, timestamp};
+use super::{Answers, acted, timestamp};
 use crate::fleet::Fleet;
 use crate::registry::{Model, ModelCredential, Registry};
 
@@ -80,7 +80,7 @@ impl ModelRegistryService for ModelDoor {
         let secret = secret.map(credential).transpose().map_err(refuse)?.unwrap_or(ModelCredential::None);
         let made = self.registry.create(given(wanted).map_err(refuse)?, secret).await.map_err(refuse)?;
         tracing::info!(model.name = made.record.name, "model registered");
-        Ok(Response::new(pb::CreateModelResponse { model: Some(model(made)) }))
+        Ok(acted(made.record.name.clone(), pb::CreateModelResponse { model: Some(model(made)) }))
     }
 
     async fn get_model(&self, request: Request<pb::GetModelRequest>) -> Result<Response<pb::GetModelResponse>, Status> {
@@ -101,7 +101,7 @@ impl ModelRegistryService for ModelDoor {
         let secret = secret.map(credential).transpose().map_err(refuse)?;
         let changed = self.registry.update(given(wanted).map_err(refuse)?, secret).await.map_err(refuse)?;
         tracing::info!(model.name = changed.record.name, model.version = changed.record.version, "model changed");
-        Ok(Response::new(pb::UpdateModelResponse { model: Some(model(changed)) }))
+        Ok(acted(changed.record.name.clone(), pb::UpdateModelResponse { model: Some(model(changed)) }))
     }
 
     async fn delete_model(
@@ -111,7 +111,7 @@ impl ModelRegistryService for ModelDoor {
         let name = request.into_inner().name;
         self.registry.remove(&name).await.map_err(refuse)?;
         tracing::info!(model.name = name, "model removed");
-        Ok(Response::new(pb::DeleteModelResponse {}))
+        Ok(acted(name, pb::DeleteModelResponse {}))
     }
 
     type CheckModelStream = Answers<pb::CheckModelResponse>;

@@ -18,7 +18,9 @@ use postern_runtime::Clock;
 use postern_runtime::peer::{certificate_of, client_of};
 use serde_json::{Value, json};
 
+use super::audit::of_head;
 use super::token::{ACCESS_TOKEN_TYPE, CREDENTIAL_TYPE, MAX_SCOPES};
+use crate::audit::{Audit, Event};
 use crate::exchange::{Asked, Exchange, Exchanged};
 use crate::introspection::{Introspection, Reach};
 use crate::store::Found;
@@ -38,6 +40,8 @@ pub struct OAuthDoor {
     pub exchange: Arc<Exchange>,
     /// Introspects and revokes.
     pub introspection: Arc<Introspection>,
+    /// The log.
+    pub audit: Audit,
     /// For `expires_in`.
     pub clock: Arc<dyn Clock>,
 }
@@ -207,7 +211,23 @@ fn answered(answer: Result<Value, OAuthError>) -> Response {
 }
 
 async fn token(State(door): State<Arc<OAuthDoor>>, request: Request) -> Response {
-    answered(door.token(request).await)
+    let (request, event) = told(request);
+    let answer = door.token(request).await;
+    let (answer, outcome, target) = match answer {
+        Ok((answer, target)) => (Ok(answer), "OK".to_owned(), target),
+        Err(error) => (Err(error.clone()), error.error.to_owned(), String::new()),
+    };
+    match door.record(Event { outcome, target, ..event }).await {
+        Ok(()) => answered(answer),
+        Err(error) => error.response(),
+    }
+}
+
+/// A request with what the log is told of its head.
+fn told(request: Request) -> (Request, Event) {
+    let (head, body) = request.into_parts();
+    let event = of_head(&head);
+    (Request::from_parts(head, body), event)
 }
 
 async fn introspect(State(door): State<Arc<OAuthDoor>>, request: Request) -> Response {
@@ -215,7 +235,11 @@ async fn introspect(State(door): State<Arc<OAuthDoor>>, request: Request) -> Res
 }
 
 async fn revoke(State(door): State<Arc<OAuthDoor>>, request: Request) -> Response {
-    match door.revoke(request).await {
+    let (request, event) = told(request);
+    let revoked = door.revoke(request).await;
+    let outcome = revoked.as_ref().map_or_else(|error| error.error, |()| "OK").to_owned();
+    let recorded = door.record(Event { outcome, ..event }).await;
+    match revoked.and(recorded) {
         // RFC 7009 §2.2: the status is the answer.
         Ok(()) => (StatusCode::OK, [(CACHE_CONTROL, "no-store")]).into_response(),
         Err(error) => error.response(),
@@ -223,14 +247,25 @@ async fn revoke(State(door): State<Arc<OAuthDoor>>, request: Request) -> Respons
 }
 
 impl OAuthDoor {
-    async fn token(&self, request: Request) -> Result<Value, OAuthError> {
+    async fn record(&self, event: Event) -> Result<(), OAuthError> {
+        let recorded = match event.outcome.as_str() {
+            "OK" => self.audit.record(event).await,
+            _ => self.audit.record_refusal(event).await,
+        };
+        recorded.map_err(|failure| OAuthError::of(failure, ""))
+    }
+
+    /// The answer, and what the log is told of it.
+    async fn token(&self, request: Request) -> Result<(Value, String), OAuthError> {
         let form = Form::read(request).await?;
         match form.get("grant_type") {
             CLIENT_CREDENTIALS => {
                 let client = form.client()?.ok_or_else(|| OAuthError::client("client authentication is missing"))?;
                 self.client(client, form.address).await?;
                 let answer = self.exchange.exchange(client.1, form.asked()?).await;
-                Ok(self.minted(answer.map_err(|failure| OAuthError::of(failure, "invalid_client"))?))
+                let exchanged = answer.map_err(|failure| OAuthError::of(failure, "invalid_client"))?;
+                let target = exchanged.told();
+                Ok((self.minted(exchanged), target))
             }
             TOKEN_EXCHANGE => {
                 if let Some(client) = form.client()? {
@@ -252,9 +287,11 @@ impl OAuthDoor {
                 }
                 // RFC 8693 §2.2.2: a subject token that does not hold makes the request invalid.
                 let answer = self.exchange.exchange(subject, asked).await;
-                let mut answer = self.minted(answer.map_err(|failure| OAuthError::of(failure, "invalid_request"))?);
+                let exchanged = answer.map_err(|failure| OAuthError::of(failure, "invalid_request"))?;
+                let target = exchanged.told();
+                let mut answer = self.minted(exchanged);
                 answer["issued_token_type"] = ACCESS_TOKEN_TYPE.into();
-                Ok(answer)
+                Ok((answer, target))
             }
             "" => Err(OAuthError::bad("invalid_request", "grant_type is missing")),
             _ => Err(OAuthError::bad("unsupported_grant_type", "client_credentials and token exchange are offered")),
@@ -272,7 +309,7 @@ impl OAuthDoor {
     }
 
     fn minted(&self, exchanged: Exchanged) -> Value {
-        let Exchanged { minted, audience, scope } = exchanged;
+        let Exchanged { minted, audience, scope, .. } = exchanged;
         json!({
             "access_token": minted.token,
             "token_type": "Bearer",

@@ -8,7 +8,7 @@ use postern_proto::instance::v1::principal_service_server::PrincipalService;
 use postern_runtime::grpc::refuse;
 use tonic::{Request, Response, Status};
 
-use super::{millis, timestamp};
+use super::{acted, millis, timestamp};
 use crate::directory::{Directory, PEOPLE};
 use crate::store::{CredentialRecord, Kind, PrincipalRecord, Purpose, Role};
 
@@ -80,7 +80,7 @@ impl PrincipalService for PrincipalDoor {
         let (name, kind, roles) = new_principal(request.into_inner()).map_err(refuse)?;
         let record = self.directory.add_person(name, kind, roles).await.map_err(refuse)?;
         tracing::info!(principal.name = record.name, principal.id = record.id, "principal added");
-        Ok(Response::new(pb::CreatePrincipalResponse { principal: Some(principal(record)) }))
+        Ok(acted(record.name.clone(), pb::CreatePrincipalResponse { principal: Some(principal(record)) }))
     }
 
     async fn list_principals(
@@ -99,7 +99,7 @@ impl PrincipalService for PrincipalDoor {
         let name = request.into_inner().name;
         self.directory.remove(&name, PEOPLE).await.map_err(refuse)?;
         tracing::info!(principal.name = name, "principal removed");
-        Ok(Response::new(pb::DeletePrincipalResponse {}))
+        Ok(acted(name, pb::DeletePrincipalResponse {}))
     }
 
     async fn create_credential(
@@ -118,7 +118,8 @@ impl PrincipalService for PrincipalDoor {
         let (record, secret) = made.map_err(refuse)?;
         tracing::info!(principal.name = principal, credential.id = record.id, "credential added");
         let secret = secret.expose().to_owned();
-        Ok(Response::new(pb::CreateCredentialResponse { credential: Some(credential(record)), secret }))
+        let on = format!("{} of {}", record.id, record.principal_id);
+        Ok(acted(on, pb::CreateCredentialResponse { credential: Some(credential(record)), secret }))
     }
 
     async fn list_credentials(
@@ -137,6 +138,6 @@ impl PrincipalService for PrincipalDoor {
         let id = request.into_inner().id;
         self.directory.revoke_credential(&id).await.map_err(refuse)?;
         tracing::info!(credential.id = id, "credential revoked");
-        Ok(Response::new(pb::RevokeCredentialResponse {}))
+        Ok(acted(id, pb::RevokeCredentialResponse {}))
     }
 }

@@ -11,6 +11,7 @@ use postern_runtime::grpc::refuse;
 use postern_runtime::peer::{certificate_of, client_of};
 use tonic::{Request, Response, Status};
 
+use super::acted;
 use super::guard::Caller;
 use crate::exchange::{Asked, Exchange};
 use crate::introspection::{Introspection, Reach};
@@ -63,14 +64,17 @@ impl TokenService for TokenDoor {
         let asked = Asked { certificate, ..asked(&request, address).map_err(refuse)? };
         let exchanged = self.exchange.exchange(&request.subject_token, asked).await.map_err(refuse)?;
         let seconds = i64::try_from(exchanged.minted.expires).unwrap_or(i64::MAX);
-        Ok(Response::new(pb::ExchangeTokenResponse {
-            access_token: exchanged.minted.token,
-            issued_token_type: ACCESS_TOKEN_TYPE.to_owned(),
-            token_type: "Bearer".to_owned(),
-            expire_time: Some(prost_types::Timestamp { seconds, nanos: 0 }),
-            scope: exchanged.scope,
-            audience: exchanged.audience,
-        }))
+        Ok(acted(
+            exchanged.told(),
+            pb::ExchangeTokenResponse {
+                access_token: exchanged.minted.token,
+                issued_token_type: ACCESS_TOKEN_TYPE.to_owned(),
+                token_type: "Bearer".to_owned(),
+                expire_time: Some(prost_types::Timestamp { seconds, nanos: 0 }),
+                scope: exchanged.scope,
+                audience: exchanged.audience,
+            },
+        ))
     }
     async fn introspect_token(
         &self,
@@ -102,6 +106,6 @@ impl TokenService for TokenDoor {
         let pb::RevokeSubjectRequest { name } = request.into_inner();
         self.introspection.revoke_subject(&name).await.map_err(refuse)?;
         tracing::info!(subject.name = name, "tokens of a subject revoked");
-        Ok(Response::new(pb::RevokeSubjectResponse {}))
+        Ok(acted(name, pb::RevokeSubjectResponse {}))
     }
 }

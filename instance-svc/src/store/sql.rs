@@ -24,9 +24,10 @@ use super::{
 };
 
 /// The schema's steps. A step that was released is never changed.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "initial", include_str!("../../migrations/0001_initial.sql")),
     (2, "trust", include_str!("../../migrations/0002_trust.sql")),
+    (3, "audit", include_str!("../../migrations/0003_audit.sql")),
 ];
 
 fn migrations() -> Migrator {
@@ -106,6 +107,13 @@ impl SqlStore {
             .await
             .map_err(|error| StoreError::Unavailable(sqlx::Error::Migrate(Box::new(error))))?;
         Ok(Self { pool, engine, clock })
+    }
+
+    /// Runs any statement, for tests of what somebody else may do to the database.
+    #[cfg(test)]
+    pub async fn run(&self, sql: &'static str) -> Result<(), StoreError> {
+        sqlx::query(sql).execute(&self.pool).await?;
+        Ok(())
     }
 
     pub(super) fn pool(&self) -> &AnyPool {

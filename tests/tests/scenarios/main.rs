@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod administration;
+mod audit;
 mod authentication;
 mod authorisation;
 mod cancelling;

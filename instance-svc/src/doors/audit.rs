@@ -1,0 +1,162 @@
+//! `postern.instance.v1.AuditService`, and the layer that writes the log: every act on the instance that is not a mere look.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::stream;
+use postern_proto::instance::v1 as pb;
+use postern_proto::instance::v1::audit_service_server::AuditService;
+use postern_proto::{Failure, Reason};
+use postern_runtime::grpc::refuse;
+use postern_runtime::peer::client_of;
+use postern_runtime::request_id::RequestId;
+use tonic::body::Body;
+use tonic::{Request, Response, Status};
+use tower::{Layer, Service};
+
+use super::guard::Caller;
+use super::{Answers, millis, timestamp};
+use crate::audit::{self, Audit, Event, Target};
+use crate::store::{AuditRow, Store};
+
+/// The door.
+pub struct AuditDoor {
+    /// The log.
+    pub store: Arc<dyn Store>,
+}
+
+const MAX_LIMIT: u32 = 1000;
+const DEFAULT_LIMIT: u32 = 100;
+
+fn event(row: AuditRow) -> pb::AuditEvent {
+    let event: Event = serde_json::from_str(&row.event).unwrap_or_default();
+    pb::AuditEvent {
+        chain: row.chain,
+        number: row.number,
+        time: timestamp(row.time),
+        action: event.action,
+        actor: event.actor,
+        target: event.target,
+        address: event.address.map(|address| address.to_string()).unwrap_or_default(),
+        outcome: event.outcome,
+        request_id: event.request_id,
+        hash: row.hash,
+    }
+}
+
+impl AuditDoor {
+    async fn list(&self, request: pb::ListAuditEventsRequest) -> Result<Vec<AuditRow>, Failure> {
+        let pb::ListAuditEventsRequest { before, limit } = request;
+        let limit = if limit == 0 { DEFAULT_LIMIT } else { limit };
+        if limit > MAX_LIMIT {
+            return Err(Failure::field("limit", format!("must be at most {MAX_LIMIT}")));
+        }
+        let before = before.map_or(i64::MAX, millis);
+        Ok(self.store.audit_before(before, limit).await?)
+    }
+}
+
+#[tonic::async_trait]
+impl AuditService for AuditDoor {
+    async fn list_audit_events(
+        &self,
+        request: Request<pb::ListAuditEventsRequest>,
+    ) -> Result<Response<pb::ListAuditEventsResponse>, Status> {
+        let rows = self.list(request.into_inner()).await.map_err(refuse)?;
+        Ok(Response::new(pb::ListAuditEventsResponse { events: rows.into_iter().map(event).collect() }))
+    }
+
+    type VerifyAuditLogStream = Answers<pb::VerifyAuditLogResponse>;
+
+    async fn verify_audit_log(
+        &self,
+        _: Request<pb::VerifyAuditLogRequest>,
+    ) -> Result<Response<Self::VerifyAuditLogStream>, Status> {
+        let verdicts = audit::verify(&*self.store).await.map_err(refuse)?;
+        let answers = verdicts.into_iter().map(|audit::Verdict { chain, events, fault }| {
+            Ok(pb::VerifyAuditLogResponse { chain, events, fault: fault.unwrap_or_default() })
+        });
+        Ok(Response::new(Box::pin(stream::iter(answers))))
+    }
+}
+
+/// Whether calls of a method are written down: all but those that only look, follow or relay.
+pub(super) fn is_an_act(method: &str) -> bool {
+    let name = method.rsplit('/').next().unwrap_or_default();
+    let looks = ["List", "Get", "Watch", "Connect", "Check", "Verify", "Query", "Introspect"];
+    method.starts_with("/postern.instance.v1.") && !looks.iter().any(|look| name.starts_with(look))
+}
+
+/// Writes acts down, behind the guard.
+#[derive(Clone)]
+pub struct AuditLayer(pub Audit);
+
+impl<S> Layer<S> for AuditLayer {
+    type Service = Audited<S>;
+
+    fn layer(&self, inner: S) -> Audited<S> {
+        Audited { inner, audit: self.0.clone() }
+    }
+}
+
+/// The service of [`AuditLayer`].
+#[derive(Clone)]
+pub struct Audited<S> {
+    inner: S,
+    audit: Audit,
+}
+
+/// An event of a request's head.
+pub(super) fn of_head(head: &http::request::Parts) -> Event {
+    let caller = head.extensions.get::<Caller>();
+    Event {
+        action: head.uri.path().trim_start_matches("/postern.instance.v1.").to_owned(),
+        actor: caller.map(|caller| format!("{} {}", caller.0.id, caller.0.name)).unwrap_or_default(),
+        address: client_of(&head.extensions, &head.headers).ok().flatten(),
+        request_id: head.extensions.get::<RequestId>().map(|id| id.as_str().to_owned()).unwrap_or_default(),
+        ..Event::default()
+    }
+}
+
+impl<S> Service<http::Request<Body>> for Audited<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        // The one that was made ready is the one that is called.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let audit = self.audit.clone();
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            let event = is_an_act(head.uri.path()).then(|| of_head(&head));
+            let response = inner.call(http::Request::from_parts(head, body)).await?;
+            let Some(mut event) = event else { return Ok(response) };
+            let status = Status::from_header_map(response.headers());
+            event.outcome = match status.filter(|status| status.code() != tonic::Code::Ok) {
+                Some(status) => Failure::from_status(&status, Reason::Internal).reason.name().to_owned(),
+                None => "OK".to_owned(),
+            };
+            event.target = response.extensions().get::<Target>().map(|target| target.0.clone()).unwrap_or_default();
+            // What is not in the log is not answered.
+            let recorded = match event.outcome.as_str() {
+                "OK" => audit.record(event).await,
+                _ => audit.record_refusal(event).await,
+            };
+            match recorded {
+                Ok(()) => Ok(response),
+                Err(failure) => Ok(refuse(failure).into_http()),
+            }
+        })
+    }
+}
