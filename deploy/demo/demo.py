@@ -210,7 +210,8 @@ class Demo:
                    else f'{{ remote = "http://127.0.0.1:{port["adapter_grpc"]}" }}')
         (self.dir / "gateway-svc.toml").write_text(
             "[listen]\n" + listen("gateway_grpc", "gateway_http", "gateway_ops") + link("gateway")
-            + f"[adapters]\ndefault = {adapter}\n[http]\naccept_credentials = true\n" + log + drain
+            + f"[adapters]\ndefault = {adapter}\n[http]\naccept_credentials = true\n"
+            + f"[notes]\nfile = {toml(self.dir / 'gateway.notes')}\n" + log + drain
             + (pathlib.Path(self.args.gateway_config).read_text() if self.args.gateway_config else ""))
 
     def postern(self, *words, profile: str = "admin", check: bool = True, stdin: "str | None" = None) -> str:
@@ -243,7 +244,9 @@ class Demo:
         moved = known.get("gateway", {}).get("gateway", {}).get("address") != address
         for name, options, stale in (("gateway", ["--address", address], moved), ("adapter", [], False)):
             file = self.dir / f"{name}.credential"
-            if name in known and file.exists() and not stale:
+            # A credential file of an earlier version lacks the trust root in its second line.
+            complete = file.exists() and len(file.read_text().splitlines()) == 2
+            if name in known and complete and not stale:
                 continue
             if name in known:
                 self.postern("fleet", "remove", name)

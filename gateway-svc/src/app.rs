@@ -9,11 +9,13 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use postern_egress::Egress;
 use postern_proto::gateway::v1::completion_service_server::CompletionServiceServer;
 use postern_runtime::accept::Demands;
+use postern_runtime::config::second_line;
 use postern_runtime::grpc::Dialer;
 use postern_runtime::guard::GuardLayer;
 use postern_runtime::health::ProcessHealth;
 use postern_runtime::instance::{GENERATE_SCOPE, InstanceConfig, InstanceLink};
 use postern_runtime::lifecycle::Stopped;
+use postern_runtime::notes::Notes;
 use postern_runtime::peer::ClientConfig;
 use postern_runtime::tls::Tls;
 use postern_runtime::{Clock, Lifecycle, Readiness, Verifier, grpc, http, ops, trust};
@@ -142,10 +144,16 @@ fn pipeline(
     readiness: &Readiness,
     lifecycle: &Lifecycle,
 ) -> Result<Pipeline, BuildError> {
+    let notes = match &config.notes {
+        Some(settings) => {
+            Notes::open(settings, second_line(&config.instance.credential_file).as_deref(), clock.clone())?
+        }
+        None => Notes::none(),
+    };
     let verifier = Verifier::with_stale_bound(clock.clone(), config.trust.bound());
-    trust::follow(link, verifier.clone(), readiness);
+    trust::follow(link, verifier.clone(), readiness, notes.clone());
     let routes = Routes::default();
-    routes.follow(link, readiness);
+    routes.follow(link, readiness, notes.clone());
     let mut adapters = HashMap::new();
     for (group, adapter) in &config.adapters {
         let adapter = match adapter {
@@ -153,7 +161,7 @@ fn pipeline(
                 channel: grpc::channel(address, dialer)?,
                 token: {
                     let given = readiness.condition(format!("token for the adapter group {group}"));
-                    link.keep_token(format!("postern-adapter:{group}"), GENERATE_SCOPE, given)
+                    link.keep_token(format!("postern-adapter:{group}"), GENERATE_SCOPE, given, notes.clone())
                 },
             },
             AdapterConfig::Embedded(credential_file) => {

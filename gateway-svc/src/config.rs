@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use postern_runtime::config::{ConfigError, DrainConfig, PeerAddress, loopback_without_tls};
 use postern_runtime::instance::InstanceConfig;
+use postern_runtime::notes::NotesConfig;
 use postern_runtime::peer::ClientConfig;
 use postern_runtime::telemetry::TelemetryConfig;
 use postern_runtime::tls::TlsConfig;
@@ -25,6 +26,9 @@ pub struct GatewayConfig {
     /// What happens when the instance is not heard of.
     #[serde(default)]
     pub trust: TrustConfig,
+    /// What is kept for a start while the instance is away. Without it, such a start waits for the instance.
+    #[serde(default)]
+    pub notes: Option<NotesConfig>,
     /// Other issuers whose tokens are believed.
     #[serde(default)]
     pub issuers: Vec<IssuerConfig>,

@@ -14,6 +14,7 @@ use postern_proto::instance::v1::watch_routes_response::Message;
 use postern_proto::{Failure, Feature, Reason};
 use postern_runtime::grpc;
 use postern_runtime::instance::{InstanceLink, next};
+use postern_runtime::notes::{self, Notes};
 use postern_runtime::readiness::{Condition, Readiness};
 use postern_runtime::request_id::RequestId;
 
@@ -142,14 +143,19 @@ impl Routes {
         })
     }
 
-    /// Follows the instance until the process stops; readiness waits for the first table.
-    pub fn follow(&self, link: &InstanceLink, readiness: &Readiness) {
+    /// Follows the instance until the process stops; readiness waits for the first table, or for one in the notes.
+    pub fn follow(&self, link: &InstanceLink, readiness: &Readiness, notes: Notes) {
         let arrived = readiness.condition("routes");
+        let noted = notes.recall(notes::ROUTES, |routes: &pb::SealedRoutes| routes.time);
+        if let Some(snapshot) = noted.and_then(|routes| routes.snapshot) {
+            self.current.store(Some(Arc::new(RouteTable::read(snapshot))));
+            arrived.open();
+        }
         let (routes, inner) = (self.clone(), link.clone());
         link.subscribe("route feed", move |token| {
-            let (routes, link, arrived) = (routes.clone(), inner.clone(), arrived.clone());
+            let (routes, link, arrived, notes) = (routes.clone(), inner.clone(), arrived.clone(), notes.clone());
             async move {
-                match routes.follow_once(&link, &token, &arrived).await {
+                match routes.follow_once(&link, &token, &arrived, &notes).await {
                     Ok(()) => Failure::new(Reason::InstanceUnavailable, "the route feed ended"),
                     Err(failure) => failure,
                 }
@@ -157,7 +163,13 @@ impl Routes {
         });
     }
 
-    async fn follow_once(&self, link: &InstanceLink, token: &str, arrived: &Condition) -> Result<(), Failure> {
+    async fn follow_once(
+        &self,
+        link: &InstanceLink,
+        token: &str,
+        arrived: &Condition,
+        notes: &Notes,
+    ) -> Result<(), Failure> {
         let hello = pb::WatchRoutesRequest { replica_id: link.replica_id().to_owned() };
         let request = grpc::onward(hello, &RequestId::generate(), token, None);
         let mut feed = ConfigServiceClient::new(link.channel())
@@ -167,6 +179,9 @@ impl Routes {
             .map_err(|status| Failure::from_status(&status, Reason::InstanceUnavailable))?
             .into_inner();
         while let Some(message) = next(&mut feed).await? {
+            if let Some(Message::Seal(sealed)) = &message.message {
+                notes.keep(notes::ROUTES, sealed);
+            }
             if let Some(Message::Snapshot(snapshot)) = message.message {
                 let version = snapshot.version;
                 let table = RouteTable::read(snapshot);

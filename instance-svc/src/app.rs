@@ -49,6 +49,7 @@ use crate::introspection::Introspection;
 use crate::issuer::{Identity, Issuer};
 use crate::registry::Registry;
 use crate::relay::Relay;
+use crate::root::TrustRoot;
 use crate::rotation::Rotation;
 use crate::seal::Sealer;
 use crate::store::{SqlStore, Store, StoreError};
@@ -156,6 +157,7 @@ impl App {
             clock.clone(),
         ));
         let audit = Audit::begin(ground.store.clone(), &lifecycle).await?;
+        let root = TrustRoot::open_or_make(&*ground.store, &ground.sealer).await?;
         let guard = InstanceGuard {
             store: ground.store.clone(),
             verifier,
@@ -166,7 +168,7 @@ impl App {
         let guard = Stack::new(AuditLayer(audit.clone()), GuardLayer::new(guard));
         let max_age = schedule.jwks_max_age();
         let (trusted, issuer) = (trust.clone(), identity.issuer.clone());
-        let keeping = Keeping { rotation, trust, introspection, audit, dialer };
+        let keeping = Keeping { rotation, trust, root, introspection, audit, dialer };
         let (routes, oauth) = routes(&config, ground, keeping, identity, clock, &lifecycle).await?;
         let routes = routes.add_service(health.service(&lifecycle));
         let http_routes = crate::doors::http::router(&issuer, trusted, max_age, oauth);
@@ -213,6 +215,7 @@ fn own_profile(identity: &Identity, max_lifetime: u64) -> IssuerProfile {
 struct Keeping {
     rotation: Arc<Rotation>,
     trust: Arc<Trust>,
+    root: TrustRoot,
     introspection: Arc<Introspection>,
     audit: Audit,
     dialer: Dialer,
@@ -227,7 +230,7 @@ async fn routes(
     lifecycle: &Lifecycle,
 ) -> Result<(Routes, OAuthDoor), BuildError> {
     let Ground { store, sealer, credentials, instance_id } = ground;
-    let Keeping { rotation, trust, introspection, audit, dialer } = keeping;
+    let Keeping { rotation, trust, root, introspection, audit, dialer } = keeping;
     let versions = crate::changes::follow(store.clone(), store.versions().await?, lifecycle);
     trust.follow(versions.clone(), lifecycle);
     rotation.run(trust.clone(), clock.clone(), lifecycle);
@@ -236,7 +239,8 @@ async fn routes(
     let issuer = Arc::new(Issuer::new(identity.clone(), trust.clone(), clock.clone()));
     let exchange =
         Arc::new(Exchange::new(store.clone(), credentials.clone(), issuer.clone(), identity.issuer.clone(), lifetimes));
-    let oauth = OAuthDoor { exchange: exchange.clone(), introspection: introspection.clone(), audit, clock };
+    let oauth =
+        OAuthDoor { exchange: exchange.clone(), introspection: introspection.clone(), audit, clock: clock.clone() };
     let directory = Arc::new(Directory::new(store.clone(), credentials));
     let registry = Arc::new(Registry::new(store.clone(), sealer));
     let relay = Arc::new(Relay::new(store.clone(), exchange.clone(), issuer, instance_id, dialer));
@@ -245,6 +249,8 @@ async fn routes(
     let key_door = KeyDoor { rotation: rotation.clone(), store: store.clone() };
     let trust = TrustDoor {
         trust,
+        root: root.clone(),
+        clock: clock.clone(),
         jwks_max_age: rotation.schedule().jwks_max_age(),
         fleet: fleet.clone(),
         store: store.clone(),
@@ -253,6 +259,8 @@ async fn routes(
     };
     let configuration = ConfigDoor {
         registry: registry.clone(),
+        root: root.clone(),
+        clock,
         store: store.clone(),
         fleet: fleet.clone(),
         versions,
@@ -266,7 +274,7 @@ async fn routes(
         .add_service(KeyServiceServer::new(key_door))
         .add_service(AuditServiceServer::new(AuditDoor { store: store.clone() }))
         .add_service(PrincipalServiceServer::new(PrincipalDoor { directory: directory.clone() }))
-        .add_service(FleetServiceServer::new(FleetDoor { directory, fleet: fleet.clone() }))
+        .add_service(FleetServiceServer::new(FleetDoor { directory, fleet: fleet.clone(), trust_root: root.public() }))
         .add_service(ModelRegistryServiceServer::new(ModelDoor { registry: registry.clone(), fleet }))
         .add_service(FeatureServiceServer::new(FeatureDoor { registry }))
         .add_service(ConfigServiceServer::new(configuration))

@@ -19,6 +19,7 @@ mod model;
 mod policy;
 mod registry;
 mod relay;
+mod root;
 mod rotation;
 mod seal;
 mod store;

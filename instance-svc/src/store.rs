@@ -62,6 +62,8 @@ pub trait Store: TrustStore + AuditStore {
     async fn instance(&self) -> Result<Option<InstanceRecord>, StoreError>;
     /// Sets the instance up unless it is; returns what is there then.
     async fn set_up(&self, instance: InstanceRecord) -> Result<InstanceRecord, StoreError>;
+    /// The sealed trust root: this one unless there is one already.
+    async fn trust_root(&self, sealed: String) -> Result<String, StoreError>;
     /// How far configuration and trust have counted.
     async fn versions(&self) -> Result<Versions, StoreError>;
 

@@ -11,6 +11,7 @@ use postern_runtime::guard::GuardLayer;
 use postern_runtime::health::ProcessHealth;
 use postern_runtime::instance::InstanceLink;
 use postern_runtime::lifecycle::Stopped;
+use postern_runtime::notes::Notes;
 use postern_runtime::tls::Tls;
 use postern_runtime::{Clock, Lifecycle, Readiness, Verifier, grpc, ops, trust};
 use tonic::server::NamedService;
@@ -69,7 +70,7 @@ impl App {
         let dialer = Dialer::of(tls.as_ref())?;
         let link = InstanceLink::new(&config.instance, &dialer, clock.clone(), &lifecycle)?;
         let verifier = Verifier::new(clock.clone());
-        trust::follow(&link, verifier.clone(), &readiness);
+        trust::follow(&link, verifier.clone(), &readiness, Notes::none());
         let models = models(&link, clock, &readiness, None)?;
 
         let services = &[ModelServiceServer::<Models>::NAME];

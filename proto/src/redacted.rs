@@ -50,7 +50,7 @@ impl Debug for CreateCredentialResponse {
 
 impl Debug for CreateFleetMemberResponse {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        let Self { member, credential: _ } = self;
+        let Self { member, credential: _, trust_root: _ } = self;
         f.debug_struct("CreateFleetMemberResponse").field("member", member).field("credential", &REDACTED).finish()
     }
 }
@@ -81,7 +81,7 @@ mod tests {
             format!("{:?}", ExchangeTokenRequest { subject_token: secret(), ..Default::default() }),
             format!("{:?}", ExchangeTokenResponse { access_token: secret(), ..Default::default() }),
             format!("{:?}", CreateCredentialResponse { credential: None, secret: secret() }),
-            format!("{:?}", CreateFleetMemberResponse { member: None, credential: secret() }),
+            format!("{:?}", CreateFleetMemberResponse { credential: secret(), ..Default::default() }),
             format!("{:?}", IntrospectTokenRequest { token: secret() }),
             format!("{:?}", RevokeTokenRequest { token: secret() }),
         ];

@@ -25,6 +25,7 @@ use postern_runtime::clock::ManualClock;
 use postern_runtime::config::{DrainConfig, PeerAddress};
 use postern_runtime::grpc::Dialer;
 use postern_runtime::instance::InstanceConfig;
+use postern_runtime::notes::NotesConfig;
 use postern_runtime::peer::{AddressSource, ClientConfig};
 use postern_runtime::readiness::Readiness;
 use postern_runtime::request_id::RequestId;
@@ -55,6 +56,7 @@ pub struct StackBuilder<'a> {
     limits: LimitsConfig,
     drain: DrainConfig,
     mutual_tls: bool,
+    notes: bool,
     trust: TrustConfig,
     issuers: Vec<OtherIssuer>,
     clients: gateway_svc::config::Clients,
@@ -82,6 +84,8 @@ pub struct Stack {
     pub dialer: Dialer,
     /// Where its files are.
     pub dir: TempDir,
+    /// What the gateway was built from.
+    pub gateway_config: GatewayConfig,
     instance_id: String,
 }
 
@@ -133,6 +137,13 @@ impl<'a> StackBuilder<'a> {
     #[must_use]
     pub const fn max_in_flight(mut self, max_in_flight: usize) -> Self {
         self.limits = LimitsConfig { max_in_flight };
+        self
+    }
+
+    /// Lets the gateway keep notes for a start while the instance is away.
+    #[must_use]
+    pub const fn notes(mut self) -> Self {
+        self.notes = true;
         self
     }
 
@@ -251,6 +262,7 @@ impl<'a> StackBuilder<'a> {
             adapters: HashMap::from([("default".to_owned(), way)]),
             http: HttpConfig { accept_credentials: self.accept_credentials },
             trust: self.trust,
+            notes: self.notes.then(|| NotesConfig { file: dir.path().join("gateway.notes"), max_age_seconds: 3600 }),
             issuers: self.issuers.clone(),
             limits: self.limits,
             tls: certificate("gateway"),
@@ -258,6 +270,7 @@ impl<'a> StackBuilder<'a> {
             telemetry: TelemetryConfig::default(),
             drain: self.drain,
         };
+        let gateway_config = settings.clone();
         let gateway = gateway_svc::app::App::build_on(listeners, settings, shared).await.unwrap();
         for readiness in
             [Some(&gateway.readiness), adapter.as_ref().map(|adapter| &adapter.readiness)].into_iter().flatten()
@@ -275,6 +288,7 @@ impl<'a> StackBuilder<'a> {
             authority,
             dialer,
             dir,
+            gateway_config,
         };
         let token = stack.token().await;
         stack.instance_id = Forge::claims(&token)["postern_instance"].as_str().unwrap().to_owned();
@@ -329,7 +343,8 @@ impl Office {
         let message = instance::CreateFleetMemberRequest { name: name.to_owned(), kind: Some(kind) };
         let request = self.request(message).await;
         let made = FleetServiceClient::new(self.channel.clone()).create_fleet_member(request).await.unwrap();
-        std::fs::write(&link.credential_file, made.into_inner().credential).unwrap();
+        let made = made.into_inner();
+        std::fs::write(&link.credential_file, format!("{}\n{}\n", made.credential, made.trust_root)).unwrap();
     }
 
     async fn add_model(&self, model: instance::Model, api_key: Option<&str>) {
@@ -394,6 +409,7 @@ impl Stack {
             limits: LimitsConfig { max_in_flight: 64 },
             drain: DrainConfig { notice_seconds: 0, grace_seconds: 5 },
             mutual_tls: false,
+            notes: false,
             trust: TrustConfig { when_stale: WhenStale::Serve, stale_seconds: 5 },
             issuers: Vec::new(),
             clients: gateway_svc::config::Clients { grpc: CLIENTS, http: CLIENTS },

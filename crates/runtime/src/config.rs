@@ -70,6 +70,13 @@ pub fn secret_file(key: &str, path: &Path) -> Result<SecretString, ConfigError> 
     }
 }
 
+/// The second line of a file, where there is one: a fleet member's credential file names the trust root there.
+#[must_use]
+pub fn second_line(path: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    text.lines().nth(1).map(|line| line.trim().to_owned()).filter(|line| !line.is_empty())
+}
+
 /// What carries secrets in plain text stays on this machine.
 ///
 /// # Errors

@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::config::{self, ConfigError, PeerAddress};
 use crate::grpc::{self, Dialer};
 use crate::lifecycle::Lifecycle;
+use crate::notes::Notes;
 use crate::readiness::Condition;
 use crate::request_id::RequestId;
 
@@ -137,8 +138,12 @@ impl InstanceLink {
     /// Keeps a token of this process's own for an audience, renewed at half its life, so that no request waits for one. The
     /// condition opens with the first.
     #[must_use]
-    pub fn keep_token(&self, audience: String, scope: &'static str, given: Condition) -> KeptToken {
+    pub fn keep_token(&self, audience: String, scope: &'static str, given: Condition, notes: Notes) -> KeptToken {
         let kept = KeptToken { current: Arc::default(), clock: self.clock.clone() };
+        if let Some(noted) = notes.token(&audience) {
+            kept.current.store(Some(Arc::new(noted)));
+            given.open();
+        }
         let (link, slot) = (self.clone(), kept.clone());
         let mut renewals = self.renewals.subscribe();
         let renew = async move {
@@ -149,6 +154,7 @@ impl InstanceLink {
                     Ok(minted) => {
                         pause = Pause::default();
                         let left = minted.expires.saturating_sub(link.clock.now());
+                        notes.keep_token(&audience, &minted);
                         slot.current.store(Some(Arc::new(minted)));
                         given.open();
                         let half = tokio::time::sleep(Duration::from_secs((left / 2).max(1)));

@@ -11,6 +11,7 @@ pub mod health;
 pub mod http;
 pub mod instance;
 pub mod lifecycle;
+pub mod notes;
 pub mod ops;
 pub mod peer;
 pub mod policy;

@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::grpc;
 use crate::instance::{InstanceLink, next};
+use crate::notes::{self, Notes};
 use crate::readiness::{Condition, Readiness};
 use crate::request_id::RequestId;
 use crate::verifier::{TrustChange, Verifier};
@@ -29,9 +30,12 @@ const MAX_REVOCATIONS: usize = 200_000;
 const STALENESS: &str = "postern_trust_staleness_seconds";
 const GAUGE_EVERY: Duration = Duration::from_secs(1);
 
-/// Follows the trust feed until the process stops; readiness waits for the first snapshot.
-pub fn follow(link: &InstanceLink, verifier: Verifier, readiness: &Readiness) {
+/// Follows the trust feed until the process stops; readiness waits for the first snapshot, or for one in the notes.
+pub fn follow(link: &InstanceLink, verifier: Verifier, readiness: &Readiness, notes: Notes) {
     let arrived = readiness.condition("keys");
+    if let Some(Ok(())) = recalled(&notes).map(|state| use_state(state, &verifier)) {
+        arrived.open();
+    }
     let inner = link.clone();
     let watched = verifier.clone();
     link.every(GAUGE_EVERY, move || {
@@ -40,9 +44,9 @@ pub fn follow(link: &InstanceLink, verifier: Verifier, readiness: &Readiness) {
         }
     });
     link.subscribe("trust feed", move |token| {
-        let (link, verifier, arrived) = (inner.clone(), verifier.clone(), arrived.clone());
+        let (link, verifier, arrived, notes) = (inner.clone(), verifier.clone(), arrived.clone(), notes.clone());
         async move {
-            match once(&link, &token, &verifier, &arrived).await {
+            match once(&link, &token, &verifier, &arrived, &notes).await {
                 Ok(()) => Failure::new(Reason::InstanceUnavailable, "the trust feed ended"),
                 Err(failure) => failure,
             }
@@ -50,7 +54,24 @@ pub fn follow(link: &InstanceLink, verifier: Verifier, readiness: &Readiness) {
     });
 }
 
-async fn once(link: &InstanceLink, token: &str, verifier: &Verifier, arrived: &Condition) -> Result<(), Failure> {
+fn recalled(notes: &Notes) -> Option<pb::TrustState> {
+    notes.recall(notes::TRUST, |state: &pb::TrustState| state.time)
+}
+
+/// Puts a noted state to use. It was sealed by the instance; it is read as strictly as the feed all the same.
+fn use_state(state: pb::TrustState, verifier: &Verifier) -> Result<(), Failure> {
+    let pb::TrustState { time: _, sequence, issuer, keys, revocations } = state;
+    let chunk = pb::TrustChunk { sequence, last: true, issuer, keys, revocations };
+    Feed::default().chunk(chunk, verifier).map(drop)
+}
+
+async fn once(
+    link: &InstanceLink,
+    token: &str,
+    verifier: &Verifier,
+    arrived: &Condition,
+    notes: &Notes,
+) -> Result<(), Failure> {
     let lost = |status: tonic::Status| Failure::from_status(&status, Reason::InstanceUnavailable);
     // One acknowledgement under way and one waiting is enough: each says all that those before it said.
     let (up, outgoing) = mpsc::channel(2);
@@ -60,6 +81,10 @@ async fn once(link: &InstanceLink, token: &str, verifier: &Verifier, arrived: &C
     let mut feed = TrustServiceClient::new(link.channel()).watch_trust(request).await.map_err(lost)?.into_inner();
     let mut state = Feed::default();
     while let Some(message) = next(&mut feed).await? {
+        if let Some(Message::Seal(sealed)) = &message.message {
+            notes.keep(notes::TRUST, sealed);
+            continue;
+        }
         let removes_a_key = matches!(
             &message.message,
             Some(Message::Delta(pb::TrustDelta { change: Some(Change::KeyRemoved(_)), .. }) | Message::Chunk(_))
@@ -98,7 +123,7 @@ impl Feed {
             Some(Message::Delta(delta)) => self.delta(delta, verifier).map(Some),
             Some(Message::Heartbeat(beat)) if Some(beat.sequence) == self.sequence => Ok(self.sequence),
             Some(Message::Heartbeat(_)) => Err(broken("a heartbeat of another state")),
-            None => Ok(None),
+            Some(Message::Seal(_)) | None => Ok(None),
         }
     }
 

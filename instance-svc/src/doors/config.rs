@@ -8,8 +8,8 @@ use postern_proto::instance::v1 as pb;
 use postern_proto::instance::v1::config_service_server::ConfigService;
 use postern_proto::instance::v1::connect_adapter_response::Message as ToAdapter;
 use postern_proto::instance::v1::watch_routes_response::Message as ToGateway;
-use postern_runtime::Lifecycle;
 use postern_runtime::grpc::refuse;
+use postern_runtime::{Clock, Lifecycle, notes};
 use secrecy::ExposeSecret as _;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,6 +20,7 @@ use super::trust::{draining, removed};
 use super::{Answers, HEARTBEAT};
 use crate::fleet::Fleet;
 use crate::registry::{Model, ModelCredential, Registry};
+use crate::root::TrustRoot;
 use crate::store::{Store, Versions};
 
 /// Messages that may wait for a slow reader.
@@ -29,6 +30,10 @@ const WAITING: usize = 4;
 pub struct ConfigDoor {
     /// The models and features.
     pub registry: Arc<Registry>,
+    /// Seals what gateways keep.
+    pub root: TrustRoot,
+    /// For the time of a seal.
+    pub clock: Arc<dyn Clock>,
     /// The counters.
     pub store: Arc<dyn Store>,
     /// Who is connected.
@@ -47,13 +52,13 @@ struct Source {
 }
 
 impl Source {
-    /// The version is read before the content, so content is at least as new as its version says.
     /// A member that was removed gets nothing more; its stream ends with this.
     async fn still_member(&self, id: &str) -> Result<(), Failure> {
         let known = self.store.principals().await?.iter().any(|principal| principal.id == id);
         if known { Ok(()) } else { Err(removed()) }
     }
 
+    /// The version is read before the content, so content is at least as new as its version says.
     async fn routes(&self) -> Result<pb::RouteSnapshot, Failure> {
         let version = self.store.versions().await?.config;
         let models = self.registry.models().await?.into_iter().map(route_model).collect();
@@ -154,7 +159,8 @@ impl ConfigService for ConfigDoor {
         let caller = Caller::of(&request).map_err(refuse)?;
         tracing::info!(fleet.member = caller.0.name, fleet.replica = request.get_ref().replica_id, "routes subscribed");
         let (answers, stream) = mpsc::channel(WAITING);
-        let feed = feed_routes(self.source(), caller.0.id.clone(), self.versions.clone(), answers.clone());
+        let seal = Seal { root: self.root.clone(), clock: self.clock.clone() };
+        let feed = feed_routes(self.source(), seal, caller.0.id.clone(), self.versions.clone(), answers.clone());
         self.run(answers, feed);
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
@@ -181,8 +187,22 @@ impl ConfigService for ConfigDoor {
     }
 }
 
+/// Seals routes.
+struct Seal {
+    root: TrustRoot,
+    clock: Arc<dyn Clock>,
+}
+
+impl Seal {
+    fn of(&self, snapshot: &pb::RouteSnapshot) -> ToGateway {
+        let routes = pb::SealedRoutes { time: self.clock.now(), snapshot: Some(snapshot.clone()) };
+        ToGateway::Seal(self.root.seal(notes::ROUTES, &routes))
+    }
+}
+
 async fn feed_routes(
     source: Source,
+    seal: Seal,
     member: String,
     mut versions: watch::Receiver<Versions>,
     answers: mpsc::Sender<Result<pb::WatchRoutesResponse, Status>>,
@@ -191,17 +211,21 @@ async fn feed_routes(
     let mut sent = None;
     loop {
         let known = versions.borrow_and_update().config;
-        let message = match sent {
-            Some(version) if version >= known => ToGateway::Heartbeat(pb::RouteHeartbeat { version }),
+        let messages = match sent {
+            Some(version) if version >= known => vec![ToGateway::Heartbeat(pb::RouteHeartbeat { version })],
             _ => {
-                source.still_member(&member).await?;
                 let snapshot = source.routes().await?;
+                // After the version was read: a member that is removed later counts it up again.
+                source.still_member(&member).await?;
                 sent = Some(snapshot.version);
-                ToGateway::Snapshot(snapshot)
+                let sealed = seal.of(&snapshot);
+                vec![ToGateway::Snapshot(snapshot), sealed]
             }
         };
-        if answers.send(Ok(pb::WatchRoutesResponse { message: Some(message) })).await.is_err() {
-            return Ok(());
+        for message in messages {
+            if answers.send(Ok(pb::WatchRoutesResponse { message: Some(message) })).await.is_err() {
+                return Ok(());
+            }
         }
         tokio::select! {
             _ = beat.tick() => {}

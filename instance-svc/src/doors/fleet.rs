@@ -19,6 +19,8 @@ pub struct FleetDoor {
     pub directory: Arc<Directory>,
     /// Who is connected.
     pub fleet: Fleet,
+    /// The public half of the trust root, which new members pin.
+    pub trust_root: String,
 }
 
 impl FleetDoor {
@@ -61,7 +63,14 @@ impl FleetService for FleetDoor {
         let (record, secret) = self.directory.add_member(name, member).await.map_err(refuse)?;
         tracing::info!(fleet.member = record.name, "fleet member added");
         let credential = secret.expose().to_owned();
-        Ok(acted(record.name.clone(), pb::CreateFleetMemberResponse { member: Some(self.member(record)), credential }))
+        Ok(acted(
+            record.name.clone(),
+            pb::CreateFleetMemberResponse {
+                member: Some(self.member(record)),
+                credential,
+                trust_root: self.trust_root.clone(),
+            },
+        ))
     }
 
     async fn list_fleet_members(

@@ -9,10 +9,10 @@ use postern_proto::instance::v1::trust_delta::Change;
 use postern_proto::instance::v1::trust_service_server::TrustService;
 use postern_proto::instance::v1::watch_trust_response::Message;
 use postern_proto::{Failure, Reason};
-use postern_runtime::Lifecycle;
 use postern_runtime::grpc::refuse;
 use postern_runtime::trust::{wire_key, wire_revocation};
 use postern_runtime::verifier::TrustChange;
+use postern_runtime::{Clock, Lifecycle, notes};
 use postern_token::{IssuerProfile, Revocation};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -23,6 +23,7 @@ use super::guard::Caller;
 use super::{Answers, HEARTBEAT};
 use crate::exchange::adapter_audience;
 use crate::fleet::Fleet;
+use crate::root::TrustRoot;
 use crate::store::{Kind, PrincipalRecord, Store, Versions};
 use crate::trust::{Told, Trust, TrustSnapshot};
 
@@ -32,6 +33,8 @@ const KEYS_A_CHUNK: usize = 16;
 const REVOCATIONS_A_CHUNK: usize = 1024;
 /// Messages that may wait for a slow subscriber; one that is slower than this is behind, and its lease says so.
 const WAITING: usize = 64;
+/// Revocations in one sealed state.
+const MOST_SEALED: usize = 10_000;
 /// A lease is renewed at least this often while its holder acknowledges.
 const RENEW_EVERY: Duration = Duration::from_secs(10);
 
@@ -39,6 +42,10 @@ const RENEW_EVERY: Duration = Duration::from_secs(10);
 pub struct TrustDoor {
     /// The keys and revocations.
     pub trust: Arc<Trust>,
+    /// Seals what gateways keep.
+    pub root: TrustRoot,
+    /// For the time of a seal.
+    pub clock: Arc<dyn Clock>,
     /// How long verifiers may keep the key set.
     pub jwks_max_age: Duration,
     /// Who is connected.
@@ -59,18 +66,20 @@ fn audience(member: &PrincipalRecord) -> String {
     }
 }
 
+fn profile(profile: &IssuerProfile, audience: String) -> pb::IssuerProfile {
+    let seconds = i64::try_from(profile.max_lifetime).unwrap_or(i64::MAX);
+    pb::IssuerProfile {
+        issuer: profile.issuer.clone(),
+        instance_id: profile.instances.first().cloned().unwrap_or_default(),
+        max_lifetime: Some(prost_types::Duration { seconds, nanos: 0 }),
+        audience,
+    }
+}
+
 /// A whole snapshot in chunks.
 fn chunks(profile: &IssuerProfile, snapshot: TrustSnapshot, audience: String) -> Vec<pb::TrustChunk> {
     let TrustSnapshot { sequence, keys, revocations } = snapshot;
-    let issuer = pb::IssuerProfile {
-        issuer: profile.issuer.clone(),
-        instance_id: profile.instances.first().cloned().unwrap_or_default(),
-        max_lifetime: Some(prost_types::Duration {
-            seconds: i64::try_from(profile.max_lifetime).unwrap_or(i64::MAX),
-            nanos: 0,
-        }),
-        audience,
-    };
+    let issuer = self::profile(profile, audience);
     let empty = || pb::TrustChunk { sequence, ..Default::default() };
     let mut chunks = vec![pb::TrustChunk { issuer: Some(issuer), ..empty() }];
     chunks.extend(
@@ -115,6 +124,8 @@ impl TrustService for TrustDoor {
         let subscriber = Subscriber {
             member: caller.0.clone(),
             trust: self.trust.clone(),
+            root: self.root.clone(),
+            clock: self.clock.clone(),
             store: self.store.clone(),
             answers: answers.clone(),
             lease: None,
@@ -155,6 +166,8 @@ struct HeldLease {
 struct Subscriber {
     member: Arc<PrincipalRecord>,
     trust: Arc<Trust>,
+    root: TrustRoot,
+    clock: Arc<dyn Clock>,
     store: Arc<dyn Store>,
     answers: mpsc::Sender<Result<pb::WatchTrustResponse, Status>>,
     lease: Option<HeldLease>,
@@ -174,6 +187,7 @@ impl Subscriber {
         for chunk in chunks(self.trust.profile(), snapshot, audience(&self.member)) {
             self.send(Message::Chunk(chunk)).await;
         }
+        self.send_seal().await;
         let mut beat = tokio::time::interval(HEARTBEAT);
         loop {
             tokio::select! {
@@ -187,6 +201,7 @@ impl Subscriber {
                         told = change.0;
                         self.send(Message::Delta(delta(change))).await;
                     }
+                    self.send_seal().await;
                 }
                 changed = versions.changed() => {
                     if changed.is_err() {
@@ -203,6 +218,29 @@ impl Subscriber {
             self.store.end_lease(&lease.replica_id).await?;
         }
         Ok(())
+    }
+
+    /// Sends the state that holds now, to be kept by a gateway.
+    async fn send_seal(&self) {
+        if self.member.kind != Kind::Gateway {
+            return;
+        }
+        let TrustSnapshot { sequence, keys, mut revocations } = self.trust.snapshot();
+        let time = self.clock.now();
+        if revocations.len() > MOST_SEALED {
+            // More than belongs into one message: everything up to now is refused in their place, which is more, not less.
+            let until = revocations.iter().map(Revocation::until).max().unwrap_or(0);
+            let id = self.trust.profile().instances.first().cloned().unwrap_or_default();
+            revocations = vec![Revocation::Instance { id, issued_by: time, until }];
+        }
+        let state = pb::TrustState {
+            time,
+            sequence,
+            issuer: Some(profile(self.trust.profile(), audience(&self.member))),
+            keys: keys.iter().map(wire_key).collect(),
+            revocations: revocations.into_iter().map(wire_revocation).collect(),
+        };
+        self.send(Message::Seal(self.root.seal(notes::TRUST, &state))).await;
     }
 
     /// A reader that is gone is noticed by the incoming half.

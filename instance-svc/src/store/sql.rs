@@ -24,10 +24,11 @@ use super::{
 };
 
 /// The schema's steps. A step that was released is never changed.
-const MIGRATIONS: [(i64, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "initial", include_str!("../../migrations/0001_initial.sql")),
     (2, "trust", include_str!("../../migrations/0002_trust.sql")),
     (3, "audit", include_str!("../../migrations/0003_audit.sql")),
+    (4, "trust_root", include_str!("../../migrations/0004_trust_root.sql")),
 ];
 
 fn migrations() -> Migrator {
@@ -263,6 +264,15 @@ impl Store for SqlStore {
         .execute(&self.pool)
         .await?;
         self.instance().await?.ok_or(StoreError::Missing)
+    }
+
+    async fn trust_root(&self, sealed: String) -> Result<String, StoreError> {
+        sqlx::query("UPDATE instance SET sealed_trust_root = $1 WHERE sealed_trust_root IS NULL")
+            .bind(&sealed)
+            .execute(&self.pool)
+            .await?;
+        let row = sqlx::query("SELECT sealed_trust_root FROM instance").fetch_one(&self.pool).await?;
+        Ok(row.try_get("sealed_trust_root")?)
     }
 
     async fn versions(&self) -> Result<Versions, StoreError> {

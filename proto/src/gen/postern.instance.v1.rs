@@ -2029,6 +2029,619 @@ pub mod model_registry_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// Request of GetJwks.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetJwksRequest {}
+/// Response of GetJwks.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetJwksResponse {
+    /// The key set as JSON text.
+    #[prost(string, tag = "1")]
+    pub jwks_json: ::prost::alloc::string::String,
+    /// How long it may be kept.
+    #[prost(message, optional, tag = "2")]
+    pub max_age: ::core::option::Option<::prost_types::Duration>,
+}
+/// What a subscriber says. The first message names the replica; each later one acknowledges. An acknowledgement answers every
+/// snapshot, delta and heartbeat: it is what keeps the subscriber's lease.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchTrustRequest {
+    /// Required in the first message. Unique among the replicas of one fleet member, and new at each start: replicas share
+    /// audience and member but are told and acknowledge apart.
+    #[prost(string, tag = "1")]
+    pub replica_id: ::prost::alloc::string::String,
+    /// The last sequence number that the subscriber has put to use. Default: 0, none.
+    #[prost(uint64, tag = "2")]
+    pub acknowledged_sequence: u64,
+}
+/// What the instance says.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchTrustResponse {
+    /// Required.
+    #[prost(oneof = "watch_trust_response::Message", tags = "1, 2, 3, 4")]
+    pub message: ::core::option::Option<watch_trust_response::Message>,
+}
+/// Nested message and enum types in `WatchTrustResponse`.
+pub mod watch_trust_response {
+    /// Required.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Message {
+        /// A part of a snapshot.
+        #[prost(message, tag = "1")]
+        Chunk(super::TrustChunk),
+        /// Nothing new: the state as of this sequence number still holds.
+        #[prost(message, tag = "2")]
+        Heartbeat(super::TrustHeartbeat),
+        /// One change.
+        #[prost(message, tag = "3")]
+        Delta(super::TrustDelta),
+        /// The state that holds now as a TrustState, for gateways that start while the instance is away. Sent after each snapshot and
+        /// after changes.
+        #[prost(message, tag = "4")]
+        Seal(super::Sealed),
+    }
+}
+/// A message that the instance sealed under its trust root, to be kept.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Sealed {
+    /// The message's bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub payload: ::prost::alloc::vec::Vec<u8>,
+    /// Ed25519 (RFC 8032) over "postern notes v1 ", the kind ("trust" or "routes"), a line end and the payload.
+    #[prost(bytes = "vec", tag = "2")]
+    pub signature: ::prost::alloc::vec::Vec<u8>,
+}
+/// A whole trust state in one message.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TrustState {
+    /// When it held, in seconds since 1970.
+    #[prost(uint64, tag = "1")]
+    pub time: u64,
+    /// Its sequence number.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// Who signs.
+    #[prost(message, optional, tag = "3")]
+    pub issuer: ::core::option::Option<IssuerProfile>,
+    /// Public keys.
+    #[prost(message, repeated, tag = "4")]
+    pub keys: ::prost::alloc::vec::Vec<TrustKey>,
+    /// What is refused although it is signed.
+    #[prost(message, repeated, tag = "5")]
+    pub revocations: ::prost::alloc::vec::Vec<Revocation>,
+}
+/// One change. Its sequence number is that of the state before it and one more.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrustDelta {
+    /// The state's sequence number with this change.
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    /// Absent for a change that is no verifier's business.
+    #[prost(oneof = "trust_delta::Change", tags = "2, 3, 4")]
+    pub change: ::core::option::Option<trust_delta::Change>,
+}
+/// Nested message and enum types in `TrustDelta`.
+pub mod trust_delta {
+    /// Absent for a change that is no verifier's business.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Change {
+        /// A key that may sign from some time on.
+        #[prost(message, tag = "2")]
+        KeyAdded(super::TrustKey),
+        /// The `kid` of a key that verifies nothing from now on.
+        #[prost(string, tag = "3")]
+        KeyRemoved(::prost::alloc::string::String),
+        /// Something that is refused although it is signed.
+        #[prost(message, tag = "4")]
+        Revocation(super::Revocation),
+    }
+}
+/// Something that is refused although it is signed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Revocation {
+    /// When it may be forgotten, in seconds since 1970: nothing that it refuses is alive after that.
+    #[prost(uint64, tag = "6")]
+    pub until: u64,
+    /// Required.
+    #[prost(oneof = "revocation::Of", tags = "1, 2, 3, 4, 5")]
+    pub of: ::core::option::Option<revocation::Of>,
+}
+/// Nested message and enum types in `Revocation`.
+pub mod revocation {
+    /// A token.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Token {
+        /// Its `jti`.
+        #[prost(string, tag = "1")]
+        pub jti: ::prost::alloc::string::String,
+        /// Its `sub`.
+        #[prost(string, tag = "2")]
+        pub subject: ::prost::alloc::string::String,
+        /// Its `iat`.
+        #[prost(uint64, tag = "3")]
+        pub issued: u64,
+    }
+    /// Tokens by their time.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct UpTo {
+        /// The `sub` or `postern_instance`.
+        #[prost(string, tag = "1")]
+        pub id: ::prost::alloc::string::String,
+        /// The last `iat` that is refused.
+        #[prost(uint64, tag = "2")]
+        pub issued: u64,
+    }
+    /// Required.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Of {
+        /// One token.
+        #[prost(message, tag = "1")]
+        Token(Token),
+        /// Every token of this credential.
+        #[prost(string, tag = "2")]
+        CredentialId(::prost::alloc::string::String),
+        /// Every token of a subject up to a time.
+        #[prost(message, tag = "3")]
+        Subject(UpTo),
+        /// Every token of an instance up to a time.
+        #[prost(message, tag = "4")]
+        Instance(UpTo),
+        /// Every token that the key of this `kid` signed.
+        #[prost(string, tag = "5")]
+        Kid(::prost::alloc::string::String),
+    }
+}
+/// A part of a snapshot. A snapshot replaces all that was known when its last chunk has come.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TrustChunk {
+    /// The state's sequence number, the same in all chunks of a snapshot. Never goes down.
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    /// Whether the snapshot is complete with this chunk.
+    #[prost(bool, tag = "2")]
+    pub last: bool,
+    /// Who signs. Required in the first chunk.
+    #[prost(message, optional, tag = "3")]
+    pub issuer: ::core::option::Option<IssuerProfile>,
+    /// Public keys, at most 16 a chunk.
+    #[prost(message, repeated, tag = "4")]
+    pub keys: ::prost::alloc::vec::Vec<TrustKey>,
+    /// At most 1024 a chunk.
+    #[prost(message, repeated, tag = "5")]
+    pub revocations: ::prost::alloc::vec::Vec<Revocation>,
+}
+/// What to demand of an issuer's tokens.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IssuerProfile {
+    /// The exact `iss`.
+    #[prost(string, tag = "1")]
+    pub issuer: ::prost::alloc::string::String,
+    /// The instance's id, the exact `postern_instance`.
+    #[prost(string, tag = "2")]
+    pub instance_id: ::prost::alloc::string::String,
+    /// The longest life (`exp - iat`) to accept.
+    #[prost(message, optional, tag = "3")]
+    pub max_lifetime: ::core::option::Option<::prost_types::Duration>,
+    /// The subscriber's own audience: the exact `aud` to demand.
+    #[prost(string, tag = "4")]
+    pub audience: ::prost::alloc::string::String,
+}
+/// A public key.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrustKey {
+    /// RFC 7638 SHA-256 thumbprint.
+    #[prost(string, tag = "1")]
+    pub kid: ::prost::alloc::string::String,
+    /// The key as JWK JSON text (RFC 7517), with `alg`.
+    #[prost(string, tag = "2")]
+    pub jwk_json: ::prost::alloc::string::String,
+    /// The exact first segment (base64url) of every token that this key signs.
+    #[prost(string, tag = "3")]
+    pub header: ::prost::alloc::string::String,
+}
+/// Nothing new.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrustHeartbeat {
+    /// The sequence number that holds.
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+}
+/// Generated client implementations.
+pub mod trust_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Publishes what verifiers need.
+    #[derive(Debug, Clone)]
+    pub struct TrustServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl TrustServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> TrustServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> TrustServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            TrustServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// The public keys, as a JSON Web Key Set (RFC 7517).
+        /// Callers: anyone; public keys are public.
+        /// Reasons: STORE_UNAVAILABLE.
+        pub async fn get_jwks(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetJwksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetJwksResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.TrustService/GetJwks",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.instance.v1.TrustService", "GetJwks"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Streams the trust state: a snapshot in chunks, then a delta for each change, and heartbeats between. A subscriber that
+        /// finds a gap in the sequence connects again for a snapshot; so does one that the instance has no deltas for.
+        /// Callers: gateways and adapters (scope instance:fleet).
+        /// Reasons: the token's, ROLE_MISSING, DRAINING.
+        pub async fn watch_trust(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::WatchTrustRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchTrustResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.TrustService/WatchTrust",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("postern.instance.v1.TrustService", "WatchTrust"),
+                );
+            self.inner.streaming(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod trust_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with TrustServiceServer.
+    #[async_trait]
+    pub trait TrustService: std::marker::Send + std::marker::Sync + 'static {
+        /// The public keys, as a JSON Web Key Set (RFC 7517).
+        /// Callers: anyone; public keys are public.
+        /// Reasons: STORE_UNAVAILABLE.
+        async fn get_jwks(
+            &self,
+            request: tonic::Request<super::GetJwksRequest>,
+        ) -> std::result::Result<tonic::Response<super::GetJwksResponse>, tonic::Status>;
+        /// Server streaming response type for the WatchTrust method.
+        type WatchTrustStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchTrustResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Streams the trust state: a snapshot in chunks, then a delta for each change, and heartbeats between. A subscriber that
+        /// finds a gap in the sequence connects again for a snapshot; so does one that the instance has no deltas for.
+        /// Callers: gateways and adapters (scope instance:fleet).
+        /// Reasons: the token's, ROLE_MISSING, DRAINING.
+        async fn watch_trust(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::WatchTrustRequest>>,
+        ) -> std::result::Result<tonic::Response<Self::WatchTrustStream>, tonic::Status>;
+    }
+    /// Publishes what verifiers need.
+    #[derive(Debug)]
+    pub struct TrustServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> TrustServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for TrustServiceServer<T>
+    where
+        T: TrustService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/postern.instance.v1.TrustService/GetJwks" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetJwksSvc<T: TrustService>(pub Arc<T>);
+                    impl<
+                        T: TrustService,
+                    > tonic::server::UnaryService<super::GetJwksRequest>
+                    for GetJwksSvc<T> {
+                        type Response = super::GetJwksResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetJwksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TrustService>::get_jwks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetJwksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.instance.v1.TrustService/WatchTrust" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchTrustSvc<T: TrustService>(pub Arc<T>);
+                    impl<
+                        T: TrustService,
+                    > tonic::server::StreamingService<super::WatchTrustRequest>
+                    for WatchTrustSvc<T> {
+                        type Response = super::WatchTrustResponse;
+                        type ResponseStream = T::WatchTrustStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::WatchTrustRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TrustService>::watch_trust(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchTrustSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for TrustServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "postern.instance.v1.TrustService";
+    impl<T> tonic::server::NamedService for TrustServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// Request of WatchRoutes.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRoutesRequest {
@@ -2040,7 +2653,7 @@ pub struct WatchRoutesRequest {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WatchRoutesResponse {
     /// Required.
-    #[prost(oneof = "watch_routes_response::Message", tags = "1, 2")]
+    #[prost(oneof = "watch_routes_response::Message", tags = "1, 2, 3")]
     pub message: ::core::option::Option<watch_routes_response::Message>,
 }
 /// Nested message and enum types in `WatchRoutesResponse`.
@@ -2054,7 +2667,20 @@ pub mod watch_routes_response {
         /// Nothing new since the last snapshot.
         #[prost(message, tag = "2")]
         Heartbeat(super::RouteHeartbeat),
+        /// The last snapshot as SealedRoutes, for gateways that start while the instance is away.
+        #[prost(message, tag = "3")]
+        Seal(super::Sealed),
     }
+}
+/// Routes with their time.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SealedRoutes {
+    /// When they held, in seconds since 1970.
+    #[prost(uint64, tag = "1")]
+    pub time: u64,
+    /// The routes.
+    #[prost(message, optional, tag = "2")]
+    pub snapshot: ::core::option::Option<RouteSnapshot>,
 }
 /// Nothing new.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2723,6 +3349,10 @@ pub struct CreateFleetMemberResponse {
     /// The credential. It is not stored and cannot be shown again.
     #[prost(string, tag = "2")]
     pub credential: ::prost::alloc::string::String,
+    /// The public half of the instance's trust root, base64url: gateways believe their own notes by it. It belongs in the second line
+    /// of the credential file.
+    #[prost(string, tag = "3")]
+    pub trust_root: ::prost::alloc::string::String,
 }
 /// Request of ListFleetMembers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -5475,586 +6105,6 @@ pub mod token_service_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "postern.instance.v1.TokenService";
     impl<T> tonic::server::NamedService for TokenServiceServer<T> {
-        const NAME: &'static str = SERVICE_NAME;
-    }
-}
-/// Request of GetJwks.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct GetJwksRequest {}
-/// Response of GetJwks.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct GetJwksResponse {
-    /// The key set as JSON text.
-    #[prost(string, tag = "1")]
-    pub jwks_json: ::prost::alloc::string::String,
-    /// How long it may be kept.
-    #[prost(message, optional, tag = "2")]
-    pub max_age: ::core::option::Option<::prost_types::Duration>,
-}
-/// What a subscriber says. The first message names the replica; each later one acknowledges. An acknowledgement answers every
-/// snapshot, delta and heartbeat: it is what keeps the subscriber's lease.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct WatchTrustRequest {
-    /// Required in the first message. Unique among the replicas of one fleet member, and new at each start: replicas share
-    /// audience and member but are told and acknowledge apart.
-    #[prost(string, tag = "1")]
-    pub replica_id: ::prost::alloc::string::String,
-    /// The last sequence number that the subscriber has put to use. Default: 0, none.
-    #[prost(uint64, tag = "2")]
-    pub acknowledged_sequence: u64,
-}
-/// What the instance says.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct WatchTrustResponse {
-    /// Required.
-    #[prost(oneof = "watch_trust_response::Message", tags = "1, 2, 3")]
-    pub message: ::core::option::Option<watch_trust_response::Message>,
-}
-/// Nested message and enum types in `WatchTrustResponse`.
-pub mod watch_trust_response {
-    /// Required.
-    #[derive(Clone, PartialEq, ::prost::Oneof)]
-    pub enum Message {
-        /// A part of a snapshot.
-        #[prost(message, tag = "1")]
-        Chunk(super::TrustChunk),
-        /// Nothing new: the state as of this sequence number still holds.
-        #[prost(message, tag = "2")]
-        Heartbeat(super::TrustHeartbeat),
-        /// One change.
-        #[prost(message, tag = "3")]
-        Delta(super::TrustDelta),
-    }
-}
-/// One change. Its sequence number is that of the state before it and one more.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct TrustDelta {
-    /// The state's sequence number with this change.
-    #[prost(uint64, tag = "1")]
-    pub sequence: u64,
-    /// Absent for a change that is no verifier's business.
-    #[prost(oneof = "trust_delta::Change", tags = "2, 3, 4")]
-    pub change: ::core::option::Option<trust_delta::Change>,
-}
-/// Nested message and enum types in `TrustDelta`.
-pub mod trust_delta {
-    /// Absent for a change that is no verifier's business.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
-    pub enum Change {
-        /// A key that may sign from some time on.
-        #[prost(message, tag = "2")]
-        KeyAdded(super::TrustKey),
-        /// The `kid` of a key that verifies nothing from now on.
-        #[prost(string, tag = "3")]
-        KeyRemoved(::prost::alloc::string::String),
-        /// Something that is refused although it is signed.
-        #[prost(message, tag = "4")]
-        Revocation(super::Revocation),
-    }
-}
-/// Something that is refused although it is signed.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Revocation {
-    /// When it may be forgotten, in seconds since 1970: nothing that it refuses is alive after that.
-    #[prost(uint64, tag = "6")]
-    pub until: u64,
-    /// Required.
-    #[prost(oneof = "revocation::Of", tags = "1, 2, 3, 4, 5")]
-    pub of: ::core::option::Option<revocation::Of>,
-}
-/// Nested message and enum types in `Revocation`.
-pub mod revocation {
-    /// A token.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-    pub struct Token {
-        /// Its `jti`.
-        #[prost(string, tag = "1")]
-        pub jti: ::prost::alloc::string::String,
-        /// Its `sub`.
-        #[prost(string, tag = "2")]
-        pub subject: ::prost::alloc::string::String,
-        /// Its `iat`.
-        #[prost(uint64, tag = "3")]
-        pub issued: u64,
-    }
-    /// Tokens by their time.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-    pub struct UpTo {
-        /// The `sub` or `postern_instance`.
-        #[prost(string, tag = "1")]
-        pub id: ::prost::alloc::string::String,
-        /// The last `iat` that is refused.
-        #[prost(uint64, tag = "2")]
-        pub issued: u64,
-    }
-    /// Required.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
-    pub enum Of {
-        /// One token.
-        #[prost(message, tag = "1")]
-        Token(Token),
-        /// Every token of this credential.
-        #[prost(string, tag = "2")]
-        CredentialId(::prost::alloc::string::String),
-        /// Every token of a subject up to a time.
-        #[prost(message, tag = "3")]
-        Subject(UpTo),
-        /// Every token of an instance up to a time.
-        #[prost(message, tag = "4")]
-        Instance(UpTo),
-        /// Every token that the key of this `kid` signed.
-        #[prost(string, tag = "5")]
-        Kid(::prost::alloc::string::String),
-    }
-}
-/// A part of a snapshot. A snapshot replaces all that was known when its last chunk has come.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct TrustChunk {
-    /// The state's sequence number, the same in all chunks of a snapshot. Never goes down.
-    #[prost(uint64, tag = "1")]
-    pub sequence: u64,
-    /// Whether the snapshot is complete with this chunk.
-    #[prost(bool, tag = "2")]
-    pub last: bool,
-    /// Who signs. Required in the first chunk.
-    #[prost(message, optional, tag = "3")]
-    pub issuer: ::core::option::Option<IssuerProfile>,
-    /// Public keys, at most 16 a chunk.
-    #[prost(message, repeated, tag = "4")]
-    pub keys: ::prost::alloc::vec::Vec<TrustKey>,
-    /// At most 1024 a chunk.
-    #[prost(message, repeated, tag = "5")]
-    pub revocations: ::prost::alloc::vec::Vec<Revocation>,
-}
-/// What to demand of an issuer's tokens.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct IssuerProfile {
-    /// The exact `iss`.
-    #[prost(string, tag = "1")]
-    pub issuer: ::prost::alloc::string::String,
-    /// The instance's id, the exact `postern_instance`.
-    #[prost(string, tag = "2")]
-    pub instance_id: ::prost::alloc::string::String,
-    /// The longest life (`exp - iat`) to accept.
-    #[prost(message, optional, tag = "3")]
-    pub max_lifetime: ::core::option::Option<::prost_types::Duration>,
-    /// The subscriber's own audience: the exact `aud` to demand.
-    #[prost(string, tag = "4")]
-    pub audience: ::prost::alloc::string::String,
-}
-/// A public key.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct TrustKey {
-    /// RFC 7638 SHA-256 thumbprint.
-    #[prost(string, tag = "1")]
-    pub kid: ::prost::alloc::string::String,
-    /// The key as JWK JSON text (RFC 7517), with `alg`.
-    #[prost(string, tag = "2")]
-    pub jwk_json: ::prost::alloc::string::String,
-    /// The exact first segment (base64url) of every token that this key signs.
-    #[prost(string, tag = "3")]
-    pub header: ::prost::alloc::string::String,
-}
-/// Nothing new.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct TrustHeartbeat {
-    /// The sequence number that holds.
-    #[prost(uint64, tag = "1")]
-    pub sequence: u64,
-}
-/// Generated client implementations.
-pub mod trust_service_client {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    use tonic::codegen::http::Uri;
-    /// Publishes what verifiers need.
-    #[derive(Debug, Clone)]
-    pub struct TrustServiceClient<T> {
-        inner: tonic::client::Grpc<T>,
-    }
-    impl TrustServiceClient<tonic::transport::Channel> {
-        /// Attempt to create a new client by connecting to a given endpoint.
-        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
-        where
-            D: TryInto<tonic::transport::Endpoint>,
-            D::Error: Into<StdError>,
-        {
-            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
-            Ok(Self::new(conn))
-        }
-    }
-    impl<T> TrustServiceClient<T>
-    where
-        T: tonic::client::GrpcService<tonic::body::Body>,
-        T::Error: Into<StdError>,
-        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
-        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
-    {
-        pub fn new(inner: T) -> Self {
-            let inner = tonic::client::Grpc::new(inner);
-            Self { inner }
-        }
-        pub fn with_origin(inner: T, origin: Uri) -> Self {
-            let inner = tonic::client::Grpc::with_origin(inner, origin);
-            Self { inner }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> TrustServiceClient<InterceptedService<T, F>>
-        where
-            F: tonic::service::Interceptor,
-            T::ResponseBody: Default,
-            T: tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-                Response = http::Response<
-                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                >,
-            >,
-            <T as tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
-        {
-            TrustServiceClient::new(InterceptedService::new(inner, interceptor))
-        }
-        /// Compress requests with the given encoding.
-        ///
-        /// This requires the server to support it otherwise it might respond with an
-        /// error.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.send_compressed(encoding);
-            self
-        }
-        /// Enable decompressing responses.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.accept_compressed(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_decoding_message_size(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_encoding_message_size(limit);
-            self
-        }
-        /// The public keys, as a JSON Web Key Set (RFC 7517).
-        /// Callers: anyone; public keys are public.
-        /// Reasons: STORE_UNAVAILABLE.
-        pub async fn get_jwks(
-            &mut self,
-            request: impl tonic::IntoRequest<super::GetJwksRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::GetJwksResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/postern.instance.v1.TrustService/GetJwks",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("postern.instance.v1.TrustService", "GetJwks"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// Streams the trust state: a snapshot in chunks, then a delta for each change, and heartbeats between. A subscriber that
-        /// finds a gap in the sequence connects again for a snapshot; so does one that the instance has no deltas for.
-        /// Callers: gateways and adapters (scope instance:fleet).
-        /// Reasons: the token's, ROLE_MISSING, DRAINING.
-        pub async fn watch_trust(
-            &mut self,
-            request: impl tonic::IntoStreamingRequest<Message = super::WatchTrustRequest>,
-        ) -> std::result::Result<
-            tonic::Response<tonic::codec::Streaming<super::WatchTrustResponse>>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/postern.instance.v1.TrustService/WatchTrust",
-            );
-            let mut req = request.into_streaming_request();
-            req.extensions_mut()
-                .insert(
-                    GrpcMethod::new("postern.instance.v1.TrustService", "WatchTrust"),
-                );
-            self.inner.streaming(req, path, codec).await
-        }
-    }
-}
-/// Generated server implementations.
-pub mod trust_service_server {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    /// Generated trait containing gRPC methods that should be implemented for use with TrustServiceServer.
-    #[async_trait]
-    pub trait TrustService: std::marker::Send + std::marker::Sync + 'static {
-        /// The public keys, as a JSON Web Key Set (RFC 7517).
-        /// Callers: anyone; public keys are public.
-        /// Reasons: STORE_UNAVAILABLE.
-        async fn get_jwks(
-            &self,
-            request: tonic::Request<super::GetJwksRequest>,
-        ) -> std::result::Result<tonic::Response<super::GetJwksResponse>, tonic::Status>;
-        /// Server streaming response type for the WatchTrust method.
-        type WatchTrustStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::WatchTrustResponse, tonic::Status>,
-            >
-            + std::marker::Send
-            + 'static;
-        /// Streams the trust state: a snapshot in chunks, then a delta for each change, and heartbeats between. A subscriber that
-        /// finds a gap in the sequence connects again for a snapshot; so does one that the instance has no deltas for.
-        /// Callers: gateways and adapters (scope instance:fleet).
-        /// Reasons: the token's, ROLE_MISSING, DRAINING.
-        async fn watch_trust(
-            &self,
-            request: tonic::Request<tonic::Streaming<super::WatchTrustRequest>>,
-        ) -> std::result::Result<tonic::Response<Self::WatchTrustStream>, tonic::Status>;
-    }
-    /// Publishes what verifiers need.
-    #[derive(Debug)]
-    pub struct TrustServiceServer<T> {
-        inner: Arc<T>,
-        accept_compression_encodings: EnabledCompressionEncodings,
-        send_compression_encodings: EnabledCompressionEncodings,
-        max_decoding_message_size: Option<usize>,
-        max_encoding_message_size: Option<usize>,
-    }
-    impl<T> TrustServiceServer<T> {
-        pub fn new(inner: T) -> Self {
-            Self::from_arc(Arc::new(inner))
-        }
-        pub fn from_arc(inner: Arc<T>) -> Self {
-            Self {
-                inner,
-                accept_compression_encodings: Default::default(),
-                send_compression_encodings: Default::default(),
-                max_decoding_message_size: None,
-                max_encoding_message_size: None,
-            }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> InterceptedService<Self, F>
-        where
-            F: tonic::service::Interceptor,
-        {
-            InterceptedService::new(Self::new(inner), interceptor)
-        }
-        /// Enable decompressing requests with the given encoding.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.accept_compression_encodings.enable(encoding);
-            self
-        }
-        /// Compress responses with the given encoding, if the client supports it.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.send_compression_encodings.enable(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.max_decoding_message_size = Some(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.max_encoding_message_size = Some(limit);
-            self
-        }
-    }
-    impl<T, B> tonic::codegen::Service<http::Request<B>> for TrustServiceServer<T>
-    where
-        T: TrustService,
-        B: Body + std::marker::Send + 'static,
-        B::Error: Into<StdError> + std::marker::Send + 'static,
-    {
-        type Response = http::Response<tonic::body::Body>;
-        type Error = std::convert::Infallible;
-        type Future = BoxFuture<Self::Response, Self::Error>;
-        fn poll_ready(
-            &mut self,
-            _cx: &mut Context<'_>,
-        ) -> Poll<std::result::Result<(), Self::Error>> {
-            Poll::Ready(Ok(()))
-        }
-        fn call(&mut self, req: http::Request<B>) -> Self::Future {
-            match req.uri().path() {
-                "/postern.instance.v1.TrustService/GetJwks" => {
-                    #[allow(non_camel_case_types)]
-                    struct GetJwksSvc<T: TrustService>(pub Arc<T>);
-                    impl<
-                        T: TrustService,
-                    > tonic::server::UnaryService<super::GetJwksRequest>
-                    for GetJwksSvc<T> {
-                        type Response = super::GetJwksResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::GetJwksRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as TrustService>::get_jwks(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = GetJwksSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/postern.instance.v1.TrustService/WatchTrust" => {
-                    #[allow(non_camel_case_types)]
-                    struct WatchTrustSvc<T: TrustService>(pub Arc<T>);
-                    impl<
-                        T: TrustService,
-                    > tonic::server::StreamingService<super::WatchTrustRequest>
-                    for WatchTrustSvc<T> {
-                        type Response = super::WatchTrustResponse;
-                        type ResponseStream = T::WatchTrustStream;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::ResponseStream>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<
-                                tonic::Streaming<super::WatchTrustRequest>,
-                            >,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as TrustService>::watch_trust(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = WatchTrustSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.streaming(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                _ => {
-                    Box::pin(async move {
-                        let mut response = http::Response::new(
-                            tonic::body::Body::default(),
-                        );
-                        let headers = response.headers_mut();
-                        headers
-                            .insert(
-                                tonic::Status::GRPC_STATUS,
-                                (tonic::Code::Unimplemented as i32).into(),
-                            );
-                        headers
-                            .insert(
-                                http::header::CONTENT_TYPE,
-                                tonic::metadata::GRPC_CONTENT_TYPE,
-                            );
-                        Ok(response)
-                    })
-                }
-            }
-        }
-    }
-    impl<T> Clone for TrustServiceServer<T> {
-        fn clone(&self) -> Self {
-            let inner = self.inner.clone();
-            Self {
-                inner,
-                accept_compression_encodings: self.accept_compression_encodings,
-                send_compression_encodings: self.send_compression_encodings,
-                max_decoding_message_size: self.max_decoding_message_size,
-                max_encoding_message_size: self.max_encoding_message_size,
-            }
-        }
-    }
-    /// Generated gRPC service name
-    pub const SERVICE_NAME: &str = "postern.instance.v1.TrustService";
-    impl<T> tonic::server::NamedService for TrustServiceServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

@@ -6,6 +6,7 @@ mod audit;
 mod authentication;
 mod authorisation;
 mod cancelling;
+mod cold_start;
 mod completions;
 mod health;
 mod hostile_callers;

@@ -29,7 +29,8 @@ pub async fn run(client: &Client, command: Fleet) -> Result<Output, Problem> {
             secret::must_be_free(&file)?;
             let request = client.administer(pb::CreateFleetMemberRequest { name, kind: Some(kind) }).await?;
             let made = fleet.create_fleet_member(request).await.map_err(|status| of_instance(&status))?.into_inner();
-            secret::write_new(&file, &made.credential)?;
+            // The second line pins the trust root, by which a gateway believes its own notes.
+            secret::write_new(&file, &format!("{}\n{}", made.credential, made.trust_root))?;
             let member = made.member.unwrap_or_default();
             let text = format!("added {}; its credential is in {}", describe(&member), file.display());
             Ok(Output::new(text, view(&member)))
