@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use postern_proto::{Failure, Feature, Reason};
 use postern_runtime::instance::{FLEET_SCOPE, GENERATE_SCOPE};
+use postern_token::Secret;
 
+use crate::attempts::Attempts;
 use crate::credentials::{self, Credentials};
 use crate::issuer::{Grant, Issuer, Minted};
 use crate::metrics;
@@ -78,6 +80,7 @@ pub struct Exchange {
     store: Arc<dyn Store>,
     credentials: Credentials,
     issuer: Arc<Issuer>,
+    attempts: Attempts,
     /// The instance's own audience.
     own_audience: String,
     lifetimes: Lifetimes,
@@ -93,7 +96,7 @@ impl Exchange {
         own_audience: String,
         lifetimes: Lifetimes,
     ) -> Self {
-        Self { store, credentials, issuer, own_audience, lifetimes }
+        Self { store, credentials, issuer, attempts: Attempts::default(), own_audience, lifetimes }
     }
 
     /// Exchanges a credential.
@@ -132,13 +135,22 @@ impl Exchange {
     /// The live credential behind a secret, with its owner.
     ///
     /// # Errors
-    /// CREDENTIAL_INVALID with no word on why; STORE_UNAVAILABLE.
+    /// CREDENTIAL_INVALID with no word on why; ATTEMPTS_LIMITED, STORE_UNAVAILABLE.
     pub async fn recognise(&self, credential: &str, address: Option<IpAddr>) -> Result<Found, Failure> {
-        let found = credentials::recognise(&*self.store, &self.credentials, credential, address).await?;
-        found.ok_or_else(|| {
-            metrics::credential_refused();
-            Failure::new(Reason::CredentialInvalid, "the credential is unknown, revoked, ended or used from elsewhere")
-        })
+        let mac = Secret::parse(credential).map(|secret| self.credentials.mac(&secret)).unwrap_or_default();
+        self.attempts.may_try(&mac, address)?;
+        match credentials::recognise(&*self.store, &self.credentials, credential, address).await? {
+            Some(found) => {
+                self.attempts.held(&mac);
+                Ok(found)
+            }
+            None => {
+                metrics::credential_refused();
+                self.attempts.failed(&mac, address);
+                let message = "the credential is unknown, revoked, ended or used from elsewhere";
+                Err(Failure::new(Reason::CredentialInvalid, message))
+            }
+        }
     }
 
     async fn gateways(&self) -> Result<Vec<PrincipalRecord>, Failure> {

@@ -3,6 +3,7 @@
 //! `main → app → doors → domain → store`. Domain modules name no tonic, axum or sqlx type; wire types stop at the doors.
 
 pub mod app;
+mod attempts;
 mod audit;
 mod changes;
 pub mod config;

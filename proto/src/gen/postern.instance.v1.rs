@@ -5634,7 +5634,7 @@ pub mod token_service_client {
         }
         /// Exchanges a credential for an access token (RFC 8693). The token holds what was asked for and is allowed, never more.
         /// Callers: anyone with a credential; the credential is the authentication.
-        /// Reasons: CREDENTIAL_INVALID, AUDIENCE_DENIED, SCOPE_DENIED, REQUEST_INVALID, STORE_UNAVAILABLE.
+        /// Reasons: CREDENTIAL_INVALID, ATTEMPTS_LIMITED, AUDIENCE_DENIED, SCOPE_DENIED, REQUEST_INVALID, STORE_UNAVAILABLE.
         pub async fn exchange_token(
             &mut self,
             request: impl tonic::IntoRequest<super::ExchangeTokenRequest>,
@@ -5770,7 +5770,7 @@ pub mod token_service_server {
     pub trait TokenService: std::marker::Send + std::marker::Sync + 'static {
         /// Exchanges a credential for an access token (RFC 8693). The token holds what was asked for and is allowed, never more.
         /// Callers: anyone with a credential; the credential is the authentication.
-        /// Reasons: CREDENTIAL_INVALID, AUDIENCE_DENIED, SCOPE_DENIED, REQUEST_INVALID, STORE_UNAVAILABLE.
+        /// Reasons: CREDENTIAL_INVALID, ATTEMPTS_LIMITED, AUDIENCE_DENIED, SCOPE_DENIED, REQUEST_INVALID, STORE_UNAVAILABLE.
         async fn exchange_token(
             &self,
             request: tonic::Request<super::ExchangeTokenRequest>,

@@ -126,3 +126,16 @@ async fn row_13_a_models_networks_hold_also_through_the_relay() {
     }
     assert_eq!(get(&stack.http("/v1/models"), &token).await.json()["data"], json!([]));
 }
+
+#[tokio::test]
+async fn a_flood_of_bad_secrets_is_turned_away_and_locks_nobody_out() {
+    let model = FakeModel::saying(&["fine"]).await;
+    let stack = Stack::builder().model("demo", &model).start().await;
+    let mut last = None;
+    for _ in 0..60 {
+        let status = stack.exchange("postern_pat_nonsense", "", &["feature:chat"]).await.unwrap_err();
+        last = Some(reason(&status));
+    }
+    assert_eq!(last, Some(Reason::AttemptsLimited));
+    assert!(stack.exchange(&stack.user, "", &["feature:chat"]).await.is_ok(), "who was known before the flood");
+}
