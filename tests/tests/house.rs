@@ -157,3 +157,21 @@ fn the_sample_configurations_are_sound() {
     assert_eq!(gateway.issuers.len(), 3);
     assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 4, "a sample that is not tested");
 }
+
+/// A claim of the security model that names a test names one that there is.
+#[test]
+fn the_tests_that_the_security_model_names_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let model = std::fs::read_to_string(root.join("docs/security-model.md")).unwrap();
+    let mut files = Vec::new();
+    for dir in ["crates", "proto", "instance-svc", "gateway-svc", "model-adapter", "tests"] {
+        sources(&root.join(dir), &mut files);
+    }
+    let code: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let (_, defences) = model.split_once("## Defences").unwrap();
+    let named: Vec<_> = defences.split('`').skip(1).step_by(2).filter(|name| name.matches('_').count() >= 3).collect();
+    assert!(named.len() > 40, "{}", named.len());
+    for name in named {
+        assert!(code.contains(&format!("fn {name}(")), "the security model names {name}, which is not a test");
+    }
+}
