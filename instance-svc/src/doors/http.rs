@@ -46,7 +46,8 @@ fn metadata(published: &Published) -> Value {
         "token_endpoint_auth_methods_supported": oauth::AUTH_METHODS,
         "introspection_endpoint_auth_methods_supported": oauth::AUTH_METHODS,
         "revocation_endpoint_auth_methods_supported": ["none"],
-        "response_types_supported": [],
+        // Required, and never empty by RFC 8414 §3.2; there is no authorization endpoint, so the registered type that issues nothing.
+        "response_types_supported": ["none"],
         "scopes_supported": postern_proto::Feature::ALL.map(postern_proto::Feature::scope),
     })
 }
