@@ -120,6 +120,18 @@ async fn discovery_leads_to_the_keys_of_the_very_issuer() {
 }
 
 #[tokio::test]
+async fn row_5_an_issuer_that_is_down_at_first_is_served_the_moment_its_keys_arrive() {
+    let down = vec![head(503, &[("content-type", "text/plain")]), Act::Send(b"later".to_vec())];
+    let back = document(&json!({ "keys": [Forge::stranger().jwk()] }));
+    let keys = FakeModel::playing([down, back]).await;
+    let settings = json!({ "jwks_url": format!("{}/keys", keys.url()), "key_networks": ["127.0.0.0/8"] });
+    let (stack, _model) = start(Stack::builder().issuer(config(settings))).await;
+    keys.asked(1).await;
+    let token = Forge::stranger().sign(&claims(&stack, json!({})));
+    until(&stack, &token, Ok(())).await;
+}
+
+#[tokio::test]
 async fn row_6_nobody_waits_for_an_issuer_whose_key_server_is_a_black_hole() {
     let hole = FakeModel::playing([vec![Act::Hang]]).await;
     let settings = json!({ "jwks_url": format!("{}/keys", hole.url()), "key_networks": ["127.0.0.0/8"] });
