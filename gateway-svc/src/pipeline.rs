@@ -17,7 +17,7 @@ use postern_runtime::Verifier;
 use postern_runtime::instance::{CLIENT_ADDRESS_HEADER, RELAY_SCOPE, RELAY_TOKEN_HEADER};
 use postern_runtime::peer::Peer;
 use postern_runtime::request_id::RequestId;
-use postern_token::Verified;
+use postern_token::{Form, Verified};
 
 pub use admit::Admission;
 pub use identify::{Bearer, Credentials};
@@ -81,17 +81,30 @@ impl Pipeline {
         // Identify: a token is all that is believed of a caller, so it is found, or made of a credential, before all else.
         let token = identify::token(caller).await?;
         // Verify: nothing that the token says is used before its signature, issuer, audience and times have been checked.
-        let verified = self.verifier.verify(&token, caller.certificate());
-        verified.map_err(|refusal| self.issuers.reconsidered(&token, refusal))
+        match self.verifier.verify(&token, caller.certificate()) {
+            // The credential may be good though the token that was made of it is not any more: one more is asked for.
+            Err(refusal) if matches!(refusal.reason, Reason::TokenRevoked | Reason::KeyUnknown) => {
+                match identify::another_token(caller, &token).await? {
+                    Some(token) => self.verifier.verify(&token, caller.certificate()),
+                    None => Err(self.issuers.reconsidered(&token, refusal)),
+                }
+            }
+            judged => judged,
+        }
     }
 
     /// Where a caller is: the address of its socket, or the one that an instance which relays it vouches for.
     fn address_of(&self, caller: &Caller<'_>) -> Result<Option<IpAddr>, Failure> {
-        let Some(voucher) = caller.headers.get(RELAY_TOKEN_HEADER) else { return caller.address() };
+        // The connection itself is held to its listener's networks, whoever it speaks for.
+        let own = caller.address()?;
+        let Some(voucher) = caller.headers.get(RELAY_TOKEN_HEADER) else { return Ok(own) };
         let voucher = self.verifier.verify(voucher.to_str().unwrap_or_default(), caller.certificate())?;
         let address = caller.headers.get(CLIENT_ADDRESS_HEADER).and_then(|address| address.to_str().ok()?.parse().ok());
         match address {
-            Some(address) if voucher.allows(RELAY_SCOPE) => Ok(Some(IpAddr::to_canonical(&address))),
+            // Only the gateway's own instance vouches: it gives that scope to nobody, while another issuer writes what it likes.
+            Some(address) if voucher.allows(RELAY_SCOPE) && voucher.profile().form == Form::Announced => {
+                Ok(Some(IpAddr::to_canonical(&address)))
+            }
             _ => Err(Failure::new(Reason::NetworkUntrusted, "the relayed caller's address is not vouched for")),
         }
     }
@@ -133,6 +146,7 @@ impl Pipeline {
             Feature::ALL.into_iter().filter(|feature| bound(feature) && allowed(feature)).collect()
         };
         let address = self.address_of(&caller)?;
+        authorise::within_the_issuers_networks(&verified, address)?;
         let trusted = |model: &&Arc<Model>| authorise::trusts(model, address);
         let all = table.models().filter(trusted).map(|model| (model.clone(), served(model)));
         Ok(all.filter(|(_, features)| !features.is_empty()).collect())

@@ -171,14 +171,14 @@ impl InstanceLink {
             }
         };
         let stopping = self.lifecycle.stopping().clone();
-        self.lifecycle.spawn(async move { stopping.run_until_cancelled(renew).await.unwrap_or(()) });
+        self.lifecycle.spawn_vital("token", async move { stopping.run_until_cancelled(renew).await.unwrap_or(()) });
         kept
     }
 
     /// Does something small again and again until the process stops.
     pub(crate) fn every(&self, period: Duration, act: impl Fn() + Send + 'static) {
         let stopping = self.lifecycle.stopping().clone();
-        self.lifecycle.spawn(async move {
+        self.lifecycle.spawn_vital("period", async move {
             while stopping.run_until_cancelled(tokio::time::sleep(period)).await.is_some() {
                 act();
             }
@@ -192,7 +192,8 @@ impl InstanceLink {
         F: Future<Output = Failure> + Send,
     {
         let (link, stopping) = (self.clone(), self.lifecycle.stopping().clone());
-        self.lifecycle.spawn(async move {
+        // A subscriber that ended unseen would leave a process that serves on old news.
+        self.lifecycle.spawn_vital(name, async move {
             let mut pause = Pause::default();
             while !stopping.is_cancelled() {
                 let begun = tokio::time::Instant::now();

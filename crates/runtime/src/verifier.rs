@@ -223,7 +223,8 @@ impl Verifier {
             return Err(refused(TokenError::Revoked));
         }
         match (self.shared.stale_bound, self.staleness()) {
-            (Some(bound), Some(age)) if age > bound => {
+            // News from before this process began has no age that could be judged.
+            (Some(bound), age) if age.is_none_or(|age| age > bound) => {
                 let message = "the instance has not been heard of for too long to judge its tokens; try again";
                 Err(Failure::new(Reason::TrustStale, message).with_retry_after(RETRY_AFTER))
             }
@@ -275,11 +276,41 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
     #[test]
     fn without_keys_nothing_is_judged() {
         let verifier = Verifier::new(Arc::new(crate::SystemClock));
         assert_eq!(verifier.verify("a.b.c", None).map_err(|f| f.reason), Err(Reason::TrustUnavailable));
         assert_eq!(verifier.verify("abc", None).map_err(|f| f.reason), Err(Reason::TokenMalformed));
+    }
+
+    fn verified() -> Verified {
+        let pair = aws_lc_rs::signature::Ed25519KeyPair::generate().unwrap();
+        let b64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let x = b64(aws_lc_rs::signature::KeyPair::public_key(&pair).as_ref());
+        let mut jwk = serde_json::json!({"kty": "OKP", "crv": "Ed25519", "x": x, "use": "sig", "alg": "EdDSA"});
+        jwk["kid"] = postern_token::thumbprint(&serde_json::from_value(jwk.clone()).unwrap()).unwrap().into();
+        let key = PublicKey::own(&jwk.to_string()).unwrap();
+        let claims = serde_json::json!({
+            "iss": "i", "sub": "s", "aud": "a", "exp": 100, "nbf": 0, "iat": 0, "jti": "j", "client_id": "s", "scope": "x",
+            "postern_instance": "ins", "postern_realm": "self-managed", "postern_credential": "c",
+        });
+        let signed = format!("{}.{}", key.header(), b64(claims.to_string().as_bytes()));
+        let token = format!("{signed}.{}", b64(pair.sign(signed.as_bytes()).as_ref()));
+        let table = TrustTable::new([(IssuerProfile::own("i".into(), "ins".into(), "a".into(), 900), vec![key])]);
+        table.verify(Unverified::new(&token).unwrap(), 1).unwrap()
+    }
+
+    #[test]
+    fn news_from_before_the_process_began_is_too_old_where_age_matters() {
+        let verified = verified();
+        let judged = |verifier: &Verifier| verifier.judge(&verified).map_err(|failure| failure.reason);
+        let strict = Verifier::with_stale_bound(Arc::new(crate::SystemClock), Some(Duration::from_secs(60)));
+        assert_eq!(judged(&strict), Err(Reason::TrustStale));
+        strict.heard();
+        assert_eq!(judged(&strict), Ok(()));
+        assert_eq!(judged(&Verifier::new(Arc::new(crate::SystemClock))), Ok(()));
     }
 }

@@ -48,6 +48,13 @@ pub struct PublicKey {
     jwk: Jwk,
 }
 
+/// Equal keys verify the same under the same name.
+impl PartialEq for PublicKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.jwk == other.jwk
+    }
+}
+
 /// Longest `kid`, in bytes.
 pub(crate) const MAX_KID: usize = 256;
 /// Keys in a set.

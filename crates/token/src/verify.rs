@@ -209,6 +209,10 @@ impl TrustTable {
         for (issuer, form) in open() {
             let Some(key) = key_of(issuer, form, kid) else { continue };
             match under(token, &header, form, key) {
+                // Two issuers may publish the same keys, as tenants of one service do: the token then says whose it is.
+                Ok(payload) if Claims::read(&payload).is_ok_and(|claims| claims.iss != issuer.profile.issuer) => {
+                    refusal = TokenError::IssuerUntrusted;
+                }
                 Ok(payload) => return Ok((issuer, key, payload)),
                 Err(error) => refusal = error,
             }

@@ -172,6 +172,21 @@ fn two_issuers_may_use_the_same_kid() {
 }
 
 #[test]
+fn issuers_that_share_their_keys_are_told_apart_by_their_names() {
+    let profiles = ["https://alice.test", "https://bob.test"]
+        .map(|issuer| (profile(issuer, OpenForm::default()), vec![ALICE.key()]));
+    let table = TrustTable::new(profiles);
+    let judge = |issuer| {
+        let token = ALICE.sign(&ALICE.header("RS256"), &claims(issuer));
+        table.verify(Unverified::new(&token)?, NOW).map(|verified| verified.profile().issuer.clone())
+    };
+    for issuer in ["https://alice.test", "https://bob.test"] {
+        assert_eq!(judge(issuer), Ok(issuer.to_owned()));
+    }
+    assert_eq!(judge("https://carol.test"), Err(TokenError::IssuerUntrusted));
+}
+
+#[test]
 fn a_header_is_read_strictly() {
     let token = |changes: Value| {
         let mut header = ALICE.header("RS256");

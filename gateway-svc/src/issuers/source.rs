@@ -126,19 +126,23 @@ impl Source {
         lifecycle: &Lifecycle,
     ) {
         let (source, stopping) = (self.clone(), lifecycle.stopping().clone());
-        lifecycle.spawn(async move {
+        lifecycle.spawn_vital("issuer", async move {
             stopping.run_until_cancelled(source.supply(&verifier, &*clock)).await;
         });
     }
 
     async fn supply(&self, verifier: &Verifier, clock: &dyn Clock) {
         let (mut pause, mut had, mut expired) = (FIRST_PAUSE, clock.boottime(), false);
-        let mut announced = String::new();
+        let (mut announced, mut in_use) = (String::new(), None);
         loop {
             let wait = match self.fetch().await {
                 Ok(Fetched { keys, keep }) => {
-                    tracing::debug!(issuer = self.profile.issuer, keys = keys.len(), "keys of an issuer in use");
-                    verifier.replace_other(self.profile.clone(), keys);
+                    // A new table forgets which tokens have been verified, so it is made only of new keys.
+                    if in_use.as_ref() != Some(&keys) {
+                        tracing::info!(issuer = self.profile.issuer, keys = keys.len(), "keys of an issuer in use");
+                        verifier.replace_other(self.profile.clone(), keys.clone());
+                        in_use = Some(keys);
+                    }
                     (pause, had, expired) = (FIRST_PAUSE, clock.boottime(), false);
                     announced.clear();
                     keep
@@ -155,7 +159,7 @@ impl Source {
                     if !expired && clock.boottime().saturating_sub(had) > self.max_age {
                         tracing::error!(issuer = self.profile.issuer, "keys of an issuer are too old to go by");
                         verifier.replace_other(self.profile.clone(), Vec::new());
-                        expired = true;
+                        (expired, in_use) = (true, None);
                     }
                     let wait = pause;
                     pause = (pause * 2).min(LONGEST_PAUSE);

@@ -13,7 +13,8 @@ use crate::routes::{Model, RouteTable};
 /// Proof that a caller may use a feature on these models. Only [`permit`] makes one.
 pub struct Permit {
     feature: Feature,
-    subject: String,
+    /// Issuer and subject: two issuers may give one name to two callers.
+    caller: (String, String),
     models: Vec<Arc<Model>>,
 }
 
@@ -24,10 +25,16 @@ impl Permit {
         self.feature
     }
 
+    /// The caller's issuer and its id there.
+    #[must_use]
+    pub const fn caller(&self) -> &(String, String) {
+        &self.caller
+    }
+
     /// The caller's id.
     #[must_use]
     pub fn subject(&self) -> &str {
-        &self.subject
+        &self.caller.1
     }
 
     /// The models in order of preference; never empty.
@@ -38,7 +45,7 @@ impl Permit {
 
     #[cfg(test)]
     pub(super) fn of(subject: &str, models: Vec<Arc<Model>>) -> Self {
-        Self { feature: Feature::Chat, subject: subject.to_owned(), models }
+        Self { feature: Feature::Chat, caller: (String::new(), subject.to_owned()), models }
     }
 }
 
@@ -48,6 +55,15 @@ pub(super) fn trusts(model: &Model, address: Option<IpAddr>) -> bool {
         Some(address) => model.trusts(address),
         None => model.client_networks.is_empty(),
     }
+}
+
+/// Whether a caller is where the issuer of its token has its callers.
+pub(super) fn within_the_issuers_networks(verified: &Verified, address: Option<IpAddr>) -> Result<(), Failure> {
+    let networks = &verified.profile().client_networks;
+    if networks.is_empty() || address.is_some_and(|address| within(networks, address)) {
+        return Ok(());
+    }
+    Err(Failure::new(Reason::NetworkUntrusted, "your address is outside the networks of the token's issuer"))
 }
 
 pub(super) fn permit(
@@ -60,13 +76,7 @@ pub(super) fn permit(
     if !verified.allows(feature.scope()) {
         return Err(Failure::new(Reason::ScopeMissing, format!("the token lacks the scope {}", feature.scope())));
     }
-    let networks = &verified.profile().client_networks;
-    if !networks.is_empty() && !address.is_some_and(|address| within(networks, address)) {
-        return Err(Failure::new(
-            Reason::NetworkUntrusted,
-            "your address is outside the networks of the token's issuer",
-        ));
-    }
+    within_the_issuers_networks(verified, address)?;
     let bound = table.bound(feature);
     if bound.is_empty() {
         return Err(Failure::new(
@@ -90,5 +100,5 @@ pub(super) fn permit(
     if models.is_empty() {
         return Err(Failure::new(Reason::NetworkUntrusted, "your address is outside the model's trusted networks"));
     }
-    Ok(Permit { feature, subject: claims.sub.clone(), models })
+    Ok(Permit { feature, caller: (claims.iss.clone(), claims.sub.clone()), models })
 }

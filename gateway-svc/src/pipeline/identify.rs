@@ -38,6 +38,18 @@ pub(super) async fn token<'a>(caller: &Caller<'a>) -> Result<Cow<'a, str>, Failu
     }
 }
 
+/// Another token for the same caller, where the one that was refused had been made of a credential.
+pub(super) async fn another_token(caller: &Caller<'_>, refused: &str) -> Result<Option<String>, Failure> {
+    let presented = auth::bearer(caller.headers)?;
+    match caller.bearer {
+        Bearer::Credential(credentials) if Secret::looks_like_one(presented) => {
+            credentials.forget(presented, refused).await;
+            Ok(Some(credentials.token(presented).await?.token.to_string()))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// Credentials that were exchanged, and those that were refused.
 const REMEMBERED: u64 = 10_000;
 /// How long a refusal is remembered.
@@ -75,6 +87,20 @@ impl Credentials {
         }
     }
 
+    fn hash(&self, presented: &str) -> [u8; 32] {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(hmac::sign(&self.key, presented.as_bytes()).as_ref());
+        hash
+    }
+
+    /// Forgets this token of a credential, unless there is another by now.
+    async fn forget(&self, presented: &str, token: &str) {
+        let hash = self.hash(presented);
+        if self.exchanged.get(&hash).await.is_some_and(|minted| &*minted.token == token) {
+            self.exchanged.invalidate(&hash).await;
+        }
+    }
+
     /// A token for this credential: prefix and checksum come first, then what is remembered, then one exchange however many
     /// ask at once.
     async fn token(&self, presented: &str) -> Result<Minted, Failure> {
@@ -83,8 +109,7 @@ impl Credentials {
         if secret.kind() == CredentialKind::Fleet {
             return Err(invalid());
         }
-        let mut hash = [0; 32];
-        hash.copy_from_slice(hmac::sign(&self.key, presented.as_bytes()).as_ref());
+        let hash = self.hash(presented);
         if let Some(refusal) = self.refused.get(&hash) {
             return Err(refusal);
         }

@@ -7,7 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::authorise::Permit;
 
-type Key = (String, String);
+/// The caller and its session.
+type Key = ((String, String), String);
 
 /// The newest request of each session. A session is here only while a request of it is under way.
 #[derive(Clone, Default)]
@@ -26,7 +27,7 @@ impl Sessions {
     pub(super) fn enter(&self, permit: &Permit, session: Option<&str>) -> Turn {
         let replaced = CancellationToken::new();
         let Some(session) = session else { return Turn { replaced, leave: None } };
-        let key = (permit.subject().to_owned(), session.to_owned());
+        let key = (permit.caller().clone(), session.to_owned());
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         let number = newest.get(&key).map_or(0, |(number, _)| number + 1);
         if let Some((_, older)) = newest.insert(key.clone(), (number, replaced.clone())) {

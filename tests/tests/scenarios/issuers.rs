@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use gateway_svc::issuers::IssuerConfig;
+use postern_proto::gateway::v1 as pb;
 use postern_proto::{Failure, Reason};
 use postern_tests::{Act, FakeModel, Forge, Stack, StackBuilder, head, reason, soon};
 use serde_json::{Value, json};
@@ -165,6 +166,25 @@ async fn a_profile_narrows_scopes_instances_and_networks() {
         let (stack, _model) = start(Stack::builder().issuer(settings(changes))).await;
         until(&stack, &Forge::stranger().sign(&claims(&stack, json!({}))), Err(expected)).await;
     }
+}
+
+#[tokio::test]
+async fn an_issuer_with_networks_of_its_own_does_not_vouch_for_an_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("keys.json");
+    std::fs::write(&file, json!({ "keys": [Forge::stranger().jwk()] }).to_string()).unwrap();
+    let settings = json!({ "jwks_file": file, "client_networks": ["10.0.0.0/8"] });
+    let (stack, _model) = start(Stack::builder().issuer(config(settings))).await;
+    let token = Forge::stranger().sign(&claims(&stack, json!({})));
+    until(&stack, &token, Err(Reason::NetworkUntrusted)).await;
+    let voucher = Forge::stranger().sign(&claims(&stack, json!({ "scope": "relay:forward" })));
+    let mut request = Stack::request(pb::ChatRequest { chat: Some(Stack::chat("hi")) }, &token);
+    request.metadata_mut().insert("x-postern-relay-token", voucher.parse().unwrap());
+    request.metadata_mut().insert("x-postern-client-address", "10.0.0.1".parse().unwrap());
+    assert_eq!(reason(&stack.completions().chat(request).await.unwrap_err()), Reason::NetworkUntrusted);
+    // What a caller may not use from there it is not shown either.
+    let shown = postern_tests::get(&stack.http("/v1/models"), &token).await;
+    assert_eq!((shown.status.as_u16(), shown.error_code().as_str()), (403, "network_untrusted"));
 }
 
 #[tokio::test]

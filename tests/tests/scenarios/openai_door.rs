@@ -2,7 +2,8 @@
 
 use http_body_util::BodyExt as _;
 use postern_proto::instance::v1 as instance;
-use postern_tests::{FakeModel, Stack, get, post, post_stream, soon};
+use postern_proto::instance::v1::key_service_client::KeyServiceClient;
+use postern_tests::{FakeModel, Forge, Stack, get, post, post_stream, soon};
 use serde_json::{Value, json};
 
 fn chat(stream: bool) -> Value {
@@ -139,6 +140,21 @@ async fn a_listener_that_is_not_set_to_takes_no_credential() {
     let refused = post(&url, &stack.user, &chat(false)).await;
     assert_eq!((refused.status.as_u16(), refused.error_code().as_str()), (401, "credential_not_accepted"));
     assert_eq!(post(&url, &stack.token().await, &chat(false)).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_credential_goes_on_when_the_token_that_was_made_of_it_does_not() {
+    let model = FakeModel::saying(&["ok"]).await;
+    let stack = Stack::builder().model("demo", &model).start().await;
+    let url = stack.http("/v1/chat/completions");
+    assert_eq!(post(&url, &stack.user, &chat(false)).await.status, 200);
+    let token = stack.token().await;
+    let kid = Forge::header_of(&token)["kid"].as_str().unwrap().to_owned();
+    let request = stack.administer(instance::RevokeKeyRequest { kid }).await;
+    KeyServiceClient::new(stack.at_instance()).revoke_key(request).await.unwrap();
+    let refused = async { while post(&url, &token, &chat(false)).await.status != 401 {} };
+    soon("the end of the key", refused).await;
+    assert_eq!(post(&url, &stack.user, &chat(false)).await.status, 200);
 }
 
 #[tokio::test]
