@@ -1,9 +1,9 @@
 //! The audit log: who did what, from where, and what came of it.
 //!
 //! Each start of a replica begins a chain: every event holds the hash over the one before it and itself, and the first names the
-//! heads of all chains that there are, so that neither an event nor the end of a chain can be taken away unseen. Events that
-//! come at once are written together; whoever wrote one waits until it is durable, so that nothing is answered that is not
-//! in the log.
+//! heads of all chains that there are. So no event can be changed or taken out unseen, nor the end of any chain but the
+//! newest; who keeps a hash outside notices that as well, and a log that was written anew. Events that come at once are written
+//! together; whoever wrote one waits until it is durable, so that nothing is answered that is not in the log.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -53,6 +53,10 @@ pub struct Event {
 #[derive(Debug, Clone)]
 pub struct Target(pub String);
 
+/// In the extensions of a response: nothing was done that the log would be told of.
+#[derive(Debug, Clone, Copy)]
+pub struct NothingDone;
+
 struct Entry {
     event: Event,
     written: oneshot::Sender<Result<(), Failure>>,
@@ -80,14 +84,11 @@ impl Audit {
     /// # Errors
     /// When the store cannot be used.
     pub async fn begin(store: Arc<dyn Store>, lifecycle: &Lifecycle) -> Result<Self, StoreError> {
-        let chain = uuid::Uuid::now_v7().simple().to_string();
-        let heads = store.audit_heads().await?;
-        let heads = heads.into_iter().map(|row| (row.chain, format!("{} {}", row.number, row.hash))).collect();
-        let mut writer = Writer { hash: genesis(&chain), chain, number: 0, store };
-        let first = Event { action: "begin".to_owned(), outcome: "OK".to_owned(), heads, ..Event::default() };
-        writer.write(&[first]).await?;
+        let mut writer = Writer { chain: String::new(), number: 0, hash: String::new(), store };
+        writer.write(&[]).await?;
         let (entries, waiting) = mpsc::channel(WAITING);
-        lifecycle.spawn(writer.run(waiting, lifecycle.stopping().clone()));
+        // It ends when the last who could tell it of an act has.
+        lifecycle.spawn(writer.run(waiting));
         let refusals = Refusals { second: Instant::now(), written: 0 };
         Ok(Self { entries, refusals: Arc::new(Mutex::new(refusals)) })
     }
@@ -134,30 +135,42 @@ struct Writer {
 }
 
 impl Writer {
-    /// Writes what comes until all who could write are gone; what is under way when the process stops is still written.
-    async fn run(mut self, mut waiting: mpsc::Receiver<Entry>, stopping: tokio_util::sync::CancellationToken) {
+    /// Writes what comes until all who could write are gone.
+    async fn run(mut self, mut waiting: mpsc::Receiver<Entry>) {
         let mut entries = Vec::new();
-        loop {
-            let came = tokio::select! {
-                biased;
-                came = waiting.recv_many(&mut entries, WAITING) => came,
-                () = stopping.cancelled() => { waiting.close(); waiting.recv_many(&mut entries, WAITING).await }
-            };
-            if came == 0 {
-                return;
-            }
+        while waiting.recv_many(&mut entries, WAITING).await > 0 {
             let events: Vec<_> = entries.iter().map(|entry| entry.event.clone()).collect();
-            let written = self.write(&events).await.map_err(Failure::from);
+            let written = self.write(&events).await.map_err(|error| {
+                tracing::error!(error = %error, "the audit log cannot be written");
+                Failure::new(Reason::StoreUnavailable, "the audit log cannot be written; try again")
+            });
             for entry in entries.drain(..) {
                 let _ = entry.written.send(written.clone());
             }
         }
     }
 
+    /// Begins a chain where there is none: at the start, and after a failure, when nobody knows what of it was written.
     async fn write(&mut self, events: &[Event]) -> Result<(), StoreError> {
         let time = self.store.now().await?;
+        let mut first = None;
+        if self.chain.is_empty() {
+            let heads = self.store.audit_heads().await?;
+            let heads = heads.into_iter().map(|row| (row.chain, format!("{} {}", row.number, row.hash))).collect();
+            first = Some(Event { action: "begin".to_owned(), outcome: "OK".to_owned(), heads, ..Event::default() });
+            self.chain = uuid::Uuid::now_v7().simple().to_string();
+            (self.number, self.hash) = (0, genesis(&self.chain));
+        }
+        let written = self.append(time, first.iter().chain(events)).await;
+        if written.is_err() {
+            self.chain.clear();
+        }
+        written
+    }
+
+    async fn append(&mut self, time: Millis, events: impl Iterator<Item = &Event>) -> Result<(), StoreError> {
         let (mut number, mut hash) = (self.number, self.hash.clone());
-        let mut rows = Vec::with_capacity(events.len());
+        let mut rows = Vec::new();
         for event in events {
             number += 1;
             let event = serde_json::to_string(event).map_err(|error| StoreError::Damaged(error.to_string()))?;
@@ -301,6 +314,27 @@ mod tests {
             store.run(sql).await.unwrap();
             assert!(faults(&store).await.iter().any(Option::is_some), "{sql}");
         }
+    }
+
+    #[tokio::test]
+    async fn after_a_write_whose_answer_was_lost_the_log_goes_on_in_a_new_chain() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = log(dir.path()).await;
+        let lifecycle = Lifecycle::new(&Readiness::default());
+        let audit = Audit::begin(Arc::new(store.clone()), &lifecycle).await.unwrap();
+        audit.record(event(1)).await.unwrap();
+        // The next number is there already, as when the commit came through and its answer did not.
+        let lost = "INSERT INTO audit (chain, number, time, event, hash) \
+                    SELECT chain, number + 1, time, event, hash FROM audit WHERE chain = (SELECT MAX(chain) FROM audit) AND number = 2";
+        store.run(lost).await.unwrap();
+        let refused = audit.record(event(2)).await.map_err(|failure| failure.reason);
+        assert_eq!(refused, Err(Reason::StoreUnavailable));
+        audit.record(event(3)).await.unwrap();
+        assert_eq!(
+            store.audit_heads().await.unwrap().len(),
+            4,
+            "two starts, this one, and what came after the failure"
+        );
     }
 
     #[tokio::test]

@@ -35,6 +35,13 @@ pub(crate) fn acted<T>(on: impl Into<String>, answer: T) -> tonic::Response<T> {
     response
 }
 
+/// An answer to an act that changed nothing, which is not told to the audit log.
+pub(crate) fn nothing_done<T>(answer: T) -> tonic::Response<T> {
+    let mut response = tonic::Response::new(answer);
+    response.extensions_mut().insert(crate::audit::NothingDone);
+    response
+}
+
 pub(crate) fn timestamp(millis: Millis) -> Option<prost_types::Timestamp> {
     let nanos = i32::try_from(millis.rem_euclid(1000) * 1_000_000).unwrap_or(0);
     Some(prost_types::Timestamp { seconds: millis.div_euclid(1000), nanos })

@@ -95,20 +95,23 @@ impl Introspection {
         }
     }
 
-    /// Revokes what is shown: an access token, or a credential with all tokens that were minted for it. What is not good anyway
-    /// is revoked already.
+    /// Revokes what is shown: an access token, or a credential with all tokens that were minted for it; what that was, in the
+    /// log's words. What is not good anyway is revoked already: `None`.
     ///
     /// # Errors
     /// STORE_UNAVAILABLE.
-    pub async fn revoke(&self, presented: &str) -> Result<(), Failure> {
+    pub async fn revoke(&self, presented: &str) -> Result<Option<String>, Failure> {
         if Secret::looks_like_one(presented) {
-            if let Some(found) = credentials::recognise_anywhere(&*self.store, &self.credentials, presented).await? {
-                tracing::info!(credential.id = found.credential.id, "credential revoked by its holder");
-                self.store.revoke_credential(&found.credential.id).await?;
-            }
-            return Ok(());
+            let found = credentials::recognise_anywhere(&*self.store, &self.credentials, presented).await?;
+            let Some(found) = found else { return Ok(None) };
+            tracing::info!(credential.id = found.credential.id, "credential revoked by its holder");
+            self.store.revoke_credential(&found.credential.id).await?;
+            return Ok(Some(format!("credential {} of {}", found.credential.id, found.principal.id)));
         }
-        let Ok(verified) = self.verify(presented) else { return Ok(()) };
+        let Ok(verified) = self.verify(presented) else { return Ok(None) };
+        if !self.verifier.stands(&verified) {
+            return Ok(None);
+        }
         let claims = verified.claims();
         tracing::info!(token.id = claims.jti, "token revoked by its holder");
         let revocation = Revocation::Token {
@@ -117,7 +120,8 @@ impl Introspection {
             issued: claims.iat,
             until: claims.exp + postern_token::LEEWAY_SECONDS,
         };
-        Ok(self.store.revoke(revocation).await?)
+        self.store.revoke(revocation).await?;
+        Ok(Some(format!("token {} of {}", claims.jti, claims.sub)))
     }
 
     /// Revokes every token that a principal holds now.

@@ -5,8 +5,10 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use postern_proto::{Failure, Reason};
 use postern_runtime::verifier::TrustChange;
 use postern_runtime::{Lifecycle, Verifier};
 use postern_token::{IssuerProfile, PublicKey, Revocation, jwks_json};
@@ -18,6 +20,11 @@ use crate::store::{KeyState, Store, StoreError, TrustEvent, Versions};
 
 /// Changes that subscribers can be told one by one; who is further behind takes a snapshot.
 const KEPT_CHANGES: usize = 4096;
+
+/// Until the database is asked again, where it failed.
+const RETRY: Duration = Duration::from_millis(200);
+/// How long a new subscriber waits for this replica to catch up with the database.
+const CATCHING_UP: Duration = Duration::from_secs(5);
 
 /// The state at one sequence number.
 #[derive(Debug, Clone, Default)]
@@ -79,11 +86,19 @@ impl Trust {
         let (trust, stopping) = (self.clone(), lifecycle.stopping().clone());
         lifecycle.spawn_vital("trust", async move {
             let following = async {
+                let mut failing = false;
                 loop {
-                    if versions.borrow_and_update().trust > trust.sequence()
-                        && let Err(error) = trust.catch_up().await
-                    {
-                        tracing::error!(error = %error, "the trust state cannot be read");
+                    // Again until it has succeeded: a change that is not taken in would stay unknown until the next one.
+                    while versions.borrow_and_update().trust > trust.sequence() {
+                        match trust.catch_up().await {
+                            Ok(()) => failing = false,
+                            Err(error) => {
+                                if !std::mem::replace(&mut failing, true) {
+                                    tracing::error!(error = %error, "the trust state cannot be read; trying again");
+                                }
+                                tokio::time::sleep(RETRY).await;
+                            }
+                        }
                     }
                     if versions.changed().await.is_err() {
                         return;
@@ -147,7 +162,12 @@ impl Trust {
         match &told {
             Some(TrustChange::KeyAdded(key)) => state.snapshot.keys.push((**key).clone()),
             Some(TrustChange::KeyRemoved(kid)) => state.snapshot.keys.retain(|key| key.kid() != kid),
-            Some(TrustChange::Revoked(revocation)) => state.snapshot.revocations.push(revocation.clone()),
+            Some(TrustChange::Revoked(revocation)) => {
+                if !matches!(revocation, Revocation::Token { .. }) {
+                    state.snapshot.revocations.retain(|older| !revocation.covers(older));
+                }
+                state.snapshot.revocations.push(revocation.clone());
+            }
             None => {}
         }
         state.changes.push_back((sequence, told));
@@ -157,6 +177,26 @@ impl Trust {
         drop(state);
         self.sequence.send_replace(sequence);
         Ok(())
+    }
+
+    /// Whether everything that is in the database by now is in here.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn is_current(&self) -> Result<bool, StoreError> {
+        Ok(self.store.versions().await?.trust <= self.sequence())
+    }
+
+    /// Waits until what is in the database by now is in here.
+    ///
+    /// # Errors
+    /// STORE_UNAVAILABLE when it cannot be read, or not in time.
+    pub async fn caught_up(&self) -> Result<(), Failure> {
+        let needed = self.store.versions().await?.trust;
+        let mut sequence = self.watch();
+        let reached = sequence.wait_for(|sequence| *sequence >= needed);
+        let reached = tokio::time::timeout(CATCHING_UP, reached).await;
+        reached.map(drop).map_err(|_| Failure::new(Reason::StoreUnavailable, "this replica is behind; connect again"))
     }
 
     /// Forgets the revocations that have ended by this time, in seconds since 1970: new subscribers need not be told.
@@ -226,4 +266,48 @@ async fn read(store: &dyn Store, sealer: &Sealer) -> Result<(State, LocalSigner)
     let keys = record.keys.iter().map(|key| PublicKey::own(&key.public_jwk)).collect::<Result<_, _>>()?;
     let snapshot = TrustSnapshot { sequence: record.sequence, keys, revocations: record.revocations };
     Ok((State { snapshot, changes: VecDeque::new() }, signer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::KeyKind;
+    use crate::rotation::{Rotation, Schedule};
+    use crate::store::{InstanceRecord, SqlStore, TrustStore as _};
+    use postern_runtime::{Readiness, SystemClock};
+    use postern_token::Algorithm;
+
+    #[tokio::test]
+    async fn a_change_that_could_not_be_read_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(SystemClock);
+        let store = SqlStore::open_sqlite(&dir.path().join("x.db"), clock.clone()).await.unwrap();
+        store.set_up(InstanceRecord { id: "ins_1".to_owned(), sealed_pepper: "p".to_owned() }).await.unwrap();
+        let sealer = Arc::new(Sealer::from_file(&dir.path().join("kek"), true).unwrap());
+        let second = Duration::from_secs(1);
+        let kind = KeyKind { algorithm: Algorithm::EdDsa, rsa_bits: 2048 };
+        let schedule = Schedule { kind, period: second, lead: second, max_lifetime: second };
+        Rotation::new(Arc::new(store.clone()), sealer.clone(), schedule).first_key(None).await.unwrap();
+        let profile = IssuerProfile::own("i".to_owned(), "ins_1".to_owned(), "a".to_owned(), 900);
+        let trust = Trust::load(Arc::new(store.clone()), sealer, profile, Verifier::new(clock)).await.unwrap();
+        let lifecycle = Lifecycle::new(&Readiness::default());
+        let (news, versions) = watch::channel(store.versions().await.unwrap());
+        trust.follow(versions, &lifecycle);
+
+        let (one, other) = ("one".to_owned(), "other".to_owned());
+        store.revoke(Revocation::Credential { id: one, until: u64::MAX >> 1 }).await.unwrap();
+        let now = store.versions().await.unwrap();
+        store.run("ALTER TABLE trust_events RENAME TO away").await.unwrap();
+        news.send_replace(now);
+        let failed = trust.caught_up();
+        // The one who asks for what is behind is told so, and a beat of the feed would not be sent.
+        assert!(!trust.is_current().await.unwrap());
+        store.run("ALTER TABLE away RENAME TO trust_events").await.unwrap();
+        // No further news comes.
+        tokio::time::timeout(Duration::from_secs(20), failed).await.unwrap().unwrap();
+        assert!(trust.is_current().await.unwrap());
+        assert_eq!(trust.snapshot().revocations.len(), 1);
+        store.revoke(Revocation::Credential { id: other, until: 9 }).await.unwrap();
+        assert!(!trust.is_current().await.unwrap(), "until the news has come");
+    }
 }

@@ -72,6 +72,45 @@ impl Revocation {
             | Self::Key { until, .. } => *until,
         }
     }
+
+    /// Whether this refuses everything that `other` refuses, for as long.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let same = match (self, other) {
+            (Self::Token { jti: ours, .. }, Self::Token { jti, .. }) => ours == jti,
+            (Self::Credential { id: ours, .. }, Self::Credential { id, .. }) => ours == id,
+            (Self::Key { kid: ours, .. }, Self::Key { kid, .. }) => ours == kid,
+            (Self::Subject { id: ours, issued_by, .. }, Self::Token { subject, issued, .. }) => {
+                ours == subject && issued_by >= issued
+            }
+            (Self::Subject { id: ours, issued_by: by, .. }, Self::Subject { id, issued_by, .. })
+            | (Self::Instance { id: ours, issued_by: by, .. }, Self::Instance { id, issued_by, .. }) => {
+                ours == id && by >= issued_by
+            }
+            _ => false,
+        };
+        same && self.until() >= other.until()
+    }
+
+    /// The revocation that refuses what both refuse, where they are of one credential, key, subject or instance.
+    #[must_use]
+    pub fn widened_by(self, other: &Self) -> Self {
+        let until = self.until().max(other.until());
+        match (self, other) {
+            (Self::Subject { id, issued_by, .. }, Self::Subject { issued_by: by, .. }) => {
+                Self::Subject { id, issued_by: issued_by.max(*by), until }
+            }
+            (Self::Subject { id, issued_by, .. }, Self::Token { issued, .. }) => {
+                Self::Subject { id, issued_by: issued_by.max(*issued), until }
+            }
+            (Self::Instance { id, issued_by, .. }, Self::Instance { issued_by: by, .. }) => {
+                Self::Instance { id, issued_by: issued_by.max(*by), until }
+            }
+            (Self::Credential { id, .. }, Self::Credential { .. }) => Self::Credential { id, until },
+            (Self::Key { kid, .. }, Self::Key { .. }) => Self::Key { kid, until },
+            (first, _) => first,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

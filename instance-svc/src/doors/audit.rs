@@ -17,7 +17,7 @@ use tower::{Layer, Service};
 
 use super::guard::Caller;
 use super::{Answers, millis, timestamp};
-use crate::audit::{self, Audit, Event, Target};
+use crate::audit::{self, Audit, Event, NothingDone, Target};
 use crate::store::{AuditRow, Store};
 
 /// The door.
@@ -112,7 +112,7 @@ pub(super) fn of_head(head: &http::request::Parts) -> Event {
     let caller = head.extensions.get::<Caller>();
     Event {
         action: head.uri.path().trim_start_matches("/postern.instance.v1.").to_owned(),
-        actor: caller.map(|caller| format!("{} {}", caller.0.id, caller.0.name)).unwrap_or_default(),
+        actor: caller.map(|caller| format!("{} {}", caller.principal.id, caller.principal.name)).unwrap_or_default(),
         address: client_of(&head.extensions, &head.headers).ok().flatten(),
         request_id: head.extensions.get::<RequestId>().map(|id| id.as_str().to_owned()).unwrap_or_default(),
         ..Event::default()
@@ -123,6 +123,7 @@ impl<S> Service<http::Request<Body>> for Audited<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + 'static,
     S::Future: Send,
+    S::Error: Send,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -140,23 +141,41 @@ where
         Box::pin(async move {
             let (head, body) = request.into_parts();
             let event = is_an_act(head.uri.path()).then(|| of_head(&head));
-            let response = inner.call(http::Request::from_parts(head, body)).await?;
-            let Some(mut event) = event else { return Ok(response) };
-            let status = Status::from_header_map(response.headers());
-            event.outcome = match status.filter(|status| status.code() != tonic::Code::Ok) {
-                Some(status) => Failure::from_status(&status, Reason::Internal).reason.name().to_owned(),
-                None => "OK".to_owned(),
-            };
-            event.target = response.extensions().get::<Target>().map(|target| target.0.clone()).unwrap_or_default();
-            // What is not in the log is not answered.
-            let recorded = match event.outcome.as_str() {
-                "OK" => audit.record(event).await,
-                _ => audit.record_refusal(event).await,
-            };
-            match recorded {
-                Ok(()) => Ok(response),
-                Err(failure) => Ok(refuse(failure).into_http()),
-            }
+            let request = http::Request::from_parts(head, body);
+            let Some(event) = event else { return inner.call(request).await };
+            // A caller that goes away in the middle does not part the act from its entry.
+            let act = tokio::spawn(recorded(inner, request, event, audit));
+            act.await.unwrap_or_else(|panic| Ok(refuse(Failure::internal(panic)).into_http()))
         })
+    }
+}
+
+/// Runs an act and writes it down. What is not in the log is not answered.
+async fn recorded<S>(
+    mut inner: S,
+    request: http::Request<Body>,
+    mut event: Event,
+    audit: Audit,
+) -> Result<http::Response<Body>, S::Error>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>>,
+{
+    let response = inner.call(request).await?;
+    if response.extensions().get::<NothingDone>().is_some() {
+        return Ok(response);
+    }
+    let status = Status::from_header_map(response.headers());
+    event.outcome = match status.filter(|status| status.code() != tonic::Code::Ok) {
+        Some(status) => Failure::from_status(&status, Reason::Internal).reason.name().to_owned(),
+        None => "OK".to_owned(),
+    };
+    event.target = response.extensions().get::<Target>().map(|target| target.0.clone()).unwrap_or_default();
+    let recorded = match event.outcome.as_str() {
+        "OK" => audit.record(event).await,
+        _ => audit.record_refusal(event).await,
+    };
+    match recorded {
+        Ok(()) => Ok(response),
+        Err(failure) => Ok(refuse(failure).into_http()),
     }
 }

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::guard::Caller;
-use super::trust::{draining, removed};
+use super::trust::draining;
 use super::{Answers, HEARTBEAT};
 use crate::fleet::Fleet;
 use crate::registry::{Model, ModelCredential, Registry};
@@ -52,12 +52,6 @@ struct Source {
 }
 
 impl Source {
-    /// A member that was removed gets nothing more; its stream ends with this.
-    async fn still_member(&self, id: &str) -> Result<(), Failure> {
-        let known = self.store.principals().await?.iter().any(|principal| principal.id == id);
-        if known { Ok(()) } else { Err(removed()) }
-    }
-
     /// The version is read before the content, so content is at least as new as its version says.
     async fn routes(&self) -> Result<pb::RouteSnapshot, Failure> {
         let version = self.store.versions().await?.config;
@@ -157,10 +151,14 @@ impl ConfigService for ConfigDoor {
         request: Request<pb::WatchRoutesRequest>,
     ) -> Result<Response<Self::WatchRoutesStream>, Status> {
         let caller = Caller::of(&request).map_err(refuse)?;
-        tracing::info!(fleet.member = caller.0.name, fleet.replica = request.get_ref().replica_id, "routes subscribed");
+        tracing::info!(
+            fleet.member = caller.principal.name,
+            fleet.replica = request.get_ref().replica_id,
+            "routes subscribed"
+        );
         let (answers, stream) = mpsc::channel(WAITING);
         let seal = Seal { root: self.root.clone(), clock: self.clock.clone() };
-        let feed = feed_routes(self.source(), seal, caller.0.id.clone(), self.versions.clone(), answers.clone());
+        let feed = feed_routes(self.source(), seal, caller, self.versions.clone(), answers.clone());
         self.run(answers, feed);
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
@@ -174,9 +172,9 @@ impl ConfigService for ConfigDoor {
         let caller = Caller::of(&request).map_err(refuse)?;
         let (answers, stream) = mpsc::channel(WAITING);
         let session = AdapterSession {
-            member: caller.0.name.clone(),
-            member_id: caller.0.id.clone(),
-            group: caller.0.adapter_group.clone().unwrap_or_default(),
+            member: caller.principal.name.clone(),
+            group: caller.principal.adapter_group.clone().unwrap_or_default(),
+            caller,
             source: self.source(),
             fleet: self.fleet.clone(),
             versions: self.versions.clone(),
@@ -203,7 +201,7 @@ impl Seal {
 async fn feed_routes(
     source: Source,
     seal: Seal,
-    member: String,
+    member: Caller,
     mut versions: watch::Receiver<Versions>,
     answers: mpsc::Sender<Result<pb::WatchRoutesResponse, Status>>,
 ) -> Result<(), Failure> {
@@ -211,12 +209,12 @@ async fn feed_routes(
     let mut sent = None;
     loop {
         let known = versions.borrow_and_update().config;
+        // After the version was read: a member that is removed later counts it up again.
+        member.still_may(&*source.store).await?;
         let messages = match sent {
             Some(version) if version >= known => vec![ToGateway::Heartbeat(pb::RouteHeartbeat { version })],
             _ => {
                 let snapshot = source.routes().await?;
-                // After the version was read: a member that is removed later counts it up again.
-                source.still_member(&member).await?;
                 sent = Some(snapshot.version);
                 let sealed = seal.of(&snapshot);
                 vec![ToGateway::Snapshot(snapshot), sealed]
@@ -237,7 +235,7 @@ async fn feed_routes(
 
 struct AdapterSession {
     member: String,
-    member_id: String,
+    caller: Caller,
     group: String,
     source: Source,
     fleet: Fleet,
@@ -252,7 +250,8 @@ impl AdapterSession {
         let (_place, mut probes) = self.fleet.enter_adapter(&self.group);
         let mut beat = tokio::time::interval(HEARTBEAT);
         loop {
-            let known = self.versions.borrow().config;
+            let known = self.versions.borrow_and_update().config;
+            self.caller.still_may(&*self.source.store).await?;
             if known > sent {
                 sent = self.send_snapshot().await?;
             }
@@ -275,7 +274,7 @@ impl AdapterSession {
     }
 
     async fn send_snapshot(&self) -> Result<u64, Failure> {
-        self.source.still_member(&self.member_id).await?;
+        self.caller.still_may(&*self.source.store).await?;
         let snapshot = self.source.endpoints(&self.group).await?;
         let version = snapshot.version;
         self.send(ToAdapter::Snapshot(snapshot)).await;

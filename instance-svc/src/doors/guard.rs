@@ -20,7 +20,12 @@ use crate::store::{PrincipalRecord, Purpose, Role, Store};
 
 /// Who calls, as an extension of the request.
 #[derive(Debug, Clone)]
-pub struct Caller(pub Arc<PrincipalRecord>);
+pub struct Caller {
+    /// The principal, as it was when the call came.
+    pub principal: Arc<PrincipalRecord>,
+    /// The id of the credential behind its token.
+    credential: Arc<str>,
+}
 
 impl Caller {
     /// The caller that the guard found.
@@ -30,6 +35,21 @@ impl Caller {
     pub fn of<T>(request: &tonic::Request<T>) -> Result<Self, Failure> {
         let found = request.extensions().get::<Self>().cloned();
         found.ok_or_else(|| Failure::internal("a guarded method was reached without a caller"))
+    }
+
+    /// Whether the caller may still be told things on a stream that it opened: it is there, and its credential is.
+    ///
+    /// While the database is away nobody can tell; nor can anything new be told.
+    ///
+    /// # Errors
+    /// CREDENTIAL_INVALID.
+    pub async fn still_may(&self, store: &dyn Store) -> Result<(), Failure> {
+        let (Ok(found), Ok(now)) = (store.credential_by_id(&self.credential).await, store.now().await) else {
+            return Ok(());
+        };
+        let live = found.is_some_and(|found| found.is_live(now) && found.principal.id == self.principal.id);
+        let ended = "this member was removed from the fleet, or its credential revoked";
+        if live { Ok(()) } else { Err(Failure::new(Reason::CredentialInvalid, ended)) }
     }
 }
 
@@ -99,7 +119,8 @@ impl InstanceGuard {
             let needed: Vec<_> = roles.iter().map(role_name).collect();
             return Err(Failure::new(Reason::RoleMissing, format!("this needs the role {}", needed.join(" or "))));
         }
-        Ok(Some(Caller(Arc::new(found.principal))))
+        let credential = found.credential.id.as_str().into();
+        Ok(Some(Caller { principal: Arc::new(found.principal), credential }))
     }
 }
 

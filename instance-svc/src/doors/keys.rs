@@ -46,7 +46,8 @@ impl KeyDoor {
         let name = |id: &str| principals.iter().find(|one| one.id == id).map(|one| one.name.clone());
         let subscribers = self.store.leases().await?.into_iter().map(|lease| pb::TrustSubscriber {
             member: name(&lease.member_id).unwrap_or(lease.member_id),
-            replica_id: lease.replica_id,
+            // Behind the mark is the stream, which is nobody's business.
+            replica_id: lease.replica_id.split('#').next().unwrap_or_default().to_owned(),
             acknowledged_sequence: lease.acknowledged,
             lease_end_time: timestamp(lease.ends_at),
         });

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -33,6 +34,9 @@ pub(super) const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-
 pub(super) const AUTH_METHODS: [&str; 2] = ["client_secret_basic", "client_secret_post"];
 /// Largest body, in bytes: two tokens and some room.
 const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// How long a whole body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The door.
 pub struct OAuthDoor {
@@ -139,8 +143,12 @@ impl Form {
         }
         let basic = basic(request.headers())?;
         use axum::extract::FromRequest as _;
-        let body =
-            Bytes::from_request(request, &()).await.map_err(|_| invalid("the body is too large or broke off"))?;
+        let body = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await;
+        let body = body.map_err(|_| OAuthError {
+            status: StatusCode::REQUEST_TIMEOUT,
+            ..invalid("the body did not come in time")
+        })?;
+        let body = body.map_err(|_| invalid("the body is too large or broke off"))?;
         let mut members = BTreeMap::new();
         for (name, value) in form_urlencoded::parse(&body) {
             // RFC 6749 §3.2: none may come twice, and an empty one counts as absent.
@@ -210,7 +218,17 @@ fn answered(answer: Result<Value, OAuthError>) -> Response {
     }
 }
 
+/// Runs an act to its end: a caller that goes away in the middle does not part it from its entry in the log.
+async fn whole(act: impl Future<Output = Response> + Send + 'static) -> Response {
+    let failed = |panic| OAuthError::of(Failure::internal(panic), "").response();
+    tokio::spawn(act).await.unwrap_or_else(failed)
+}
+
 async fn token(State(door): State<Arc<OAuthDoor>>, request: Request) -> Response {
+    whole(async move { mint(&door, request).await }).await
+}
+
+async fn mint(door: &OAuthDoor, request: Request) -> Response {
     let (request, event) = told(request);
     let answer = door.token(request).await;
     let (answer, outcome, target) = match answer {
@@ -235,10 +253,17 @@ async fn introspect(State(door): State<Arc<OAuthDoor>>, request: Request) -> Res
 }
 
 async fn revoke(State(door): State<Arc<OAuthDoor>>, request: Request) -> Response {
+    whole(async move { revoked(&door, request).await }).await
+}
+
+async fn revoked(door: &OAuthDoor, request: Request) -> Response {
     let (request, event) = told(request);
     let revoked = door.revoke(request).await;
-    let outcome = revoked.as_ref().map_or_else(|error| error.error, |()| "OK").to_owned();
-    let recorded = door.record(Event { outcome, ..event }).await;
+    let recorded = match &revoked {
+        Ok(None) => Ok(()),
+        Ok(Some(target)) => door.record(Event { outcome: "OK".to_owned(), target: target.clone(), ..event }).await,
+        Err(error) => door.record(Event { outcome: error.error.to_owned(), ..event }).await,
+    };
     match revoked.and(recorded) {
         // RFC 7009 §2.2: the status is the answer.
         Ok(()) => (StatusCode::OK, [(CACHE_CONTROL, "no-store")]).into_response(),
@@ -335,7 +360,8 @@ impl OAuthDoor {
         Ok(told)
     }
 
-    async fn revoke(&self, request: Request) -> Result<(), OAuthError> {
+    /// What was revoked, in the log's words; `None` for what was no good anyway.
+    async fn revoke(&self, request: Request) -> Result<Option<String>, OAuthError> {
         let form = Form::read(request).await?;
         if form.get("token").is_empty() {
             return Err(OAuthError::bad("invalid_request", "token is missing"));

@@ -82,7 +82,7 @@ impl TokenService for TokenDoor {
     ) -> Result<Response<pb::IntrospectTokenResponse>, Status> {
         let caller = Caller::of(&request).map_err(refuse)?;
         let pb::IntrospectTokenRequest { token } = request.into_inner();
-        let claims = match Reach::of(&caller.0) {
+        let claims = match Reach::of(&caller.principal) {
             Some(reach) => self.introspection.introspect(&token, &reach).await.map_err(refuse)?,
             None => None,
         };
@@ -95,8 +95,11 @@ impl TokenService for TokenDoor {
         &self,
         request: Request<pb::RevokeTokenRequest>,
     ) -> Result<Response<pb::RevokeTokenResponse>, Status> {
-        self.introspection.revoke(&request.into_inner().token).await.map_err(refuse)?;
-        Ok(Response::new(pb::RevokeTokenResponse {}))
+        let answer = pb::RevokeTokenResponse {};
+        match self.introspection.revoke(&request.into_inner().token).await.map_err(refuse)? {
+            Some(told) => Ok(acted(told, answer)),
+            None => Ok(super::nothing_done(answer)),
+        }
     }
 
     async fn revoke_subject(

@@ -1,5 +1,6 @@
 //! `postern.instance.v1.TrustService`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,6 +96,23 @@ fn chunks(profile: &IssuerProfile, snapshot: TrustSnapshot, audience: String) ->
     chunks
 }
 
+/// The tokens of each subject as one revocation of all that are as old: more is refused, not less.
+fn by_subject(revocations: Vec<Revocation>) -> Vec<Revocation> {
+    let mut subjects: HashMap<String, Revocation> = HashMap::new();
+    let mut others = Vec::new();
+    for revocation in revocations {
+        let (Revocation::Token { subject: id, .. } | Revocation::Subject { id, .. }) = &revocation else {
+            others.push(revocation);
+            continue;
+        };
+        let none = Revocation::Subject { id: id.clone(), issued_by: 0, until: 0 };
+        let whole = subjects.remove(id).unwrap_or(none).widened_by(&revocation);
+        subjects.insert(id.clone(), whole);
+    }
+    others.extend(subjects.into_values());
+    others
+}
+
 fn delta((sequence, told): (u64, Told)) -> pb::TrustDelta {
     let change = told.map(|change| match change {
         TrustChange::KeyAdded(key) => Change::KeyAdded(wire_key(&key)),
@@ -122,7 +140,9 @@ impl TrustService for TrustDoor {
         versions.mark_unchanged();
         let (answers, stream) = mpsc::channel(WAITING);
         let subscriber = Subscriber {
-            member: caller.0.clone(),
+            member: caller.principal.clone(),
+            stream: format!("#{}", uuid::Uuid::new_v4().simple()),
+            caller: caller.clone(),
             trust: self.trust.clone(),
             root: self.root.clone(),
             clock: self.clock.clone(),
@@ -130,7 +150,7 @@ impl TrustService for TrustDoor {
             answers: answers.clone(),
             lease: None,
         };
-        let (said, presence) = (request.into_inner(), self.fleet.enter(&caller.0.id));
+        let (said, presence) = (request.into_inner(), self.fleet.enter(&caller.principal.id));
         let stopping = self.lifecycle.stopping().clone();
         self.lifecycle.spawn(async move {
             let failure = tokio::select! {
@@ -151,11 +171,6 @@ pub(crate) fn draining() -> Failure {
     Failure::new(Reason::Draining, "the instance is stopping; connect again")
 }
 
-/// The failure that ends the streams of a member that was removed.
-pub(crate) fn removed() -> Failure {
-    Failure::new(Reason::CredentialInvalid, "this member was removed from the fleet")
-}
-
 /// A replica's lease, as this stream last wrote it.
 struct HeldLease {
     replica_id: String,
@@ -165,6 +180,9 @@ struct HeldLease {
 
 struct Subscriber {
     member: Arc<PrincipalRecord>,
+    caller: Caller,
+    /// Tells this stream's lease from the one of an older stream of the same process, which may end later.
+    stream: String,
     trust: Arc<Trust>,
     root: TrustRoot,
     clock: Arc<dyn Clock>,
@@ -180,6 +198,8 @@ impl Subscriber {
         mut said: Streaming<pb::WatchTrustRequest>,
         mut versions: watch::Receiver<Versions>,
     ) -> Result<(), Failure> {
+        // A subscriber that comes from another replica must not be told less than it knew.
+        self.trust.caught_up().await?;
         let mut news = self.trust.watch();
         news.mark_unchanged();
         let snapshot = self.trust.snapshot();
@@ -192,7 +212,7 @@ impl Subscriber {
         loop {
             tokio::select! {
                 said = said.next() => match said {
-                    Some(Ok(said)) => self.hear(said).await?,
+                    Some(Ok(said)) => self.hear(said, told).await?,
                     _ => break,
                 },
                 changed = news.changed() => {
@@ -207,15 +227,19 @@ impl Subscriber {
                     if changed.is_err() {
                         break;
                     }
-                    if !self.store.principals().await?.iter().any(|principal| principal.id == self.member.id) {
-                        return Err(removed());
+                    self.caller.still_may(&*self.store).await?;
+                }
+                _ = beat.tick() => {
+                    self.caller.still_may(&*self.store).await?;
+                    // A heartbeat says that nothing else has happened, which only the database knows.
+                    if self.trust.is_current().await.unwrap_or(false) {
+                        self.send(Message::Heartbeat(pb::TrustHeartbeat { sequence: told })).await;
                     }
                 }
-                _ = beat.tick() => self.send(Message::Heartbeat(pb::TrustHeartbeat { sequence: told })).await,
             }
         }
-        if let Some(lease) = self.lease {
-            self.store.end_lease(&lease.replica_id).await?;
+        if let Some(HeldLease { replica_id, .. }) = self.lease {
+            self.store.end_lease(&(replica_id + &self.stream)).await?;
         }
         Ok(())
     }
@@ -227,6 +251,9 @@ impl Subscriber {
         }
         let TrustSnapshot { sequence, keys, mut revocations } = self.trust.snapshot();
         let time = self.clock.now();
+        if revocations.len() > MOST_SEALED {
+            revocations = by_subject(revocations);
+        }
         if revocations.len() > MOST_SEALED {
             // More than belongs into one message: everything up to now is refused in their place, which is more, not less.
             let until = revocations.iter().map(Revocation::until).max().unwrap_or(0);
@@ -248,12 +275,19 @@ impl Subscriber {
         let _ = self.answers.send(Ok(pb::WatchTrustResponse { message: Some(message) })).await;
     }
 
-    /// Writes down how far the subscriber has come.
-    async fn hear(&mut self, said: pb::WatchTrustRequest) -> Result<(), Failure> {
+    /// Writes down how far the subscriber has come, of what it was told.
+    async fn hear(&mut self, said: pb::WatchTrustRequest, told: u64) -> Result<(), Failure> {
         let pb::WatchTrustRequest { replica_id, acknowledged_sequence: acknowledged } = said;
-        if replica_id.is_empty() || replica_id.len() > 64 || replica_id.bytes().any(|b| !b.is_ascii_graphic()) {
-            return Err(Failure::field("replica_id", "must be 1 to 64 visible ASCII characters"));
+        if replica_id.is_empty()
+            || replica_id.len() > 64
+            || replica_id.bytes().any(|b| !b.is_ascii_graphic() || b == b'#')
+        {
+            return Err(Failure::field("replica_id", "must be 1 to 64 visible ASCII characters other than #"));
         }
+        if acknowledged > told {
+            return Err(Failure::field("acknowledged_sequence", "is ahead of what was told"));
+        }
+        let id = format!("{replica_id}{}", self.stream);
         if let Some(lease) = &self.lease {
             if lease.replica_id != replica_id {
                 return Err(Failure::field("replica_id", "changed within a stream"));
@@ -261,12 +295,12 @@ impl Subscriber {
             if lease.acknowledged == acknowledged && lease.renewed.elapsed() < RENEW_EVERY {
                 return Ok(());
             }
-            if !self.store.has_lease(&replica_id).await? {
+            if !self.store.has_lease(&id).await? {
                 let message = "this replica was too far behind and lost its lease; connect again";
                 return Err(Failure::new(Reason::TrustStale, message));
             }
         }
-        self.store.renew_lease(&replica_id, &self.member.id, acknowledged).await?;
+        self.store.renew_lease(&id, &self.member.id, acknowledged).await?;
         tracing::debug!(
             fleet.member = self.member.name,
             fleet.replica = replica_id,

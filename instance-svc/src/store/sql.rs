@@ -24,11 +24,12 @@ use super::{
 };
 
 /// The schema's steps. A step that was released is never changed.
-const MIGRATIONS: [(i64, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "initial", include_str!("../../migrations/0001_initial.sql")),
     (2, "trust", include_str!("../../migrations/0002_trust.sql")),
     (3, "audit", include_str!("../../migrations/0003_audit.sql")),
     (4, "trust_root", include_str!("../../migrations/0004_trust_root.sql")),
+    (5, "revocations_by_subject", include_str!("../../migrations/0005_revocations_by_subject.sql")),
 ];
 
 fn migrations() -> Migrator {
@@ -327,10 +328,10 @@ impl Store for SqlStore {
                 .execute(&mut *change)
                 .await?;
             if result.rows_affected() > 0 {
-                // Its tokens end with it, on every gateway.
+                // Its tokens end with it, on every gateway; also one that is being minted now, for its id never comes back.
                 let now = self.time(&mut change).await?;
-                let (issued_by, until) = (seconds(now), seconds(now) + TOKENS_LIVE_SECONDS.unsigned_abs());
-                revoke(&mut change, now, Revocation::Subject { id, issued_by, until }).await?;
+                let until = seconds(now) + TOKENS_LIVE_SECONDS.unsigned_abs();
+                revoke(&mut change, now, Revocation::Subject { id, issued_by: until, until }).await?;
                 return Ok(change.commit().await?);
             }
         }

@@ -99,18 +99,61 @@ fn revocation_id(revocation: &Revocation) -> String {
     }
 }
 
-pub(super) async fn revoke(change: &mut AnyConnection, now: Millis, revocation: Revocation) -> Result<(), StoreError> {
-    // A later revocation of the same thing has the later times: `now` only grows, under the lock that the event takes.
-    let (id, until) = (revocation_id(&revocation), stored(revocation.until()));
-    let text = json(&revocation)?;
-    event(change, now, &TrustEvent::Revoked(revocation)).await?;
+/// Revoked tokens of a subject that are told one by one. Who revokes more of its own has all that are as old revoked, so that
+/// nobody can make the feed as long as it likes.
+const MOST_TOKENS_OF_A_SUBJECT: usize = 100;
+
+fn revocation(row: &AnyRow) -> Result<Revocation, StoreError> {
+    let text: String = row.try_get("revocation")?;
+    serde_json::from_str(&text).map_err(|error| damaged(&error))
+}
+
+/// Takes the lock of the trust state.
+async fn lock(change: &mut AnyConnection) -> Result<(), StoreError> {
+    sqlx::query("UPDATE instance SET trust_sequence = trust_sequence").execute(change).await?;
+    Ok(())
+}
+
+/// Revokes, unless that is revoked already: then nothing changes and nobody is told.
+pub(super) async fn revoke(change: &mut AnyConnection, now: Millis, asked: Revocation) -> Result<(), StoreError> {
+    lock(change).await?;
+    let (mut asked, mut subject) = (asked, String::new());
+    if let Revocation::Token { subject: of, issued, until, .. } = &asked {
+        subject.clone_from(of);
+        let whole = Revocation::Subject { id: of.clone(), issued_by: *issued, until: *until };
+        let others = sqlx::query("SELECT revocation FROM revocations WHERE subject = $1 OR id = $2")
+            .bind(of)
+            .bind(revocation_id(&whole))
+            .fetch_all(&mut *change)
+            .await?;
+        let others = others.iter().map(revocation).collect::<Result<Vec<_>, _>>()?;
+        if others.iter().any(|other| other.covers(&asked)) {
+            return Ok(());
+        }
+        if others.len() >= MOST_TOKENS_OF_A_SUBJECT {
+            sqlx::query("DELETE FROM revocations WHERE subject = $1").bind(of).execute(&mut *change).await?;
+            asked = others.iter().fold(whole, Revocation::widened_by);
+            subject.clear();
+        }
+    }
+    let id = revocation_id(&asked);
+    let before =
+        sqlx::query("SELECT revocation FROM revocations WHERE id = $1").bind(&id).fetch_optional(&mut *change).await?;
+    if let Some(before) = before.as_ref().map(revocation).transpose()? {
+        if before.covers(&asked) {
+            return Ok(());
+        }
+        asked = asked.widened_by(&before);
+    }
+    event(change, now, &TrustEvent::Revoked(asked.clone())).await?;
     sqlx::query(
-        "INSERT INTO revocations (id, revocation, until) VALUES ($1, $2, $3) \
+        "INSERT INTO revocations (id, revocation, until, subject) VALUES ($1, $2, $3, $4) \
          ON CONFLICT (id) DO UPDATE SET revocation = excluded.revocation, until = excluded.until",
     )
     .bind(id)
-    .bind(text)
-    .bind(until)
+    .bind(json(&asked)?)
+    .bind(stored(asked.until()))
+    .bind(subject)
     .execute(change)
     .await?;
     Ok(())
@@ -153,7 +196,7 @@ impl SqlStore {
     /// Begins a change of trust: takes the lock, then reads the time, so that times are in the order of the changes.
     pub(super) async fn change_trust(&self) -> Result<(Transaction<'_, Any>, Millis), StoreError> {
         let mut change = self.begin().await?;
-        sqlx::query("UPDATE instance SET trust_sequence = trust_sequence").execute(&mut *change).await?;
+        lock(&mut change).await?;
         let now = self.time(&mut change).await?;
         Ok((change, now))
     }
@@ -167,10 +210,6 @@ impl TrustStore for SqlStore {
         let sequence = sqlx::query("SELECT trust_sequence FROM instance").fetch_one(&mut *read).await?;
         let keys = sqlx::query("SELECT * FROM signing_keys ORDER BY created_at, kid").fetch_all(&mut *read).await?;
         let revocations = sqlx::query("SELECT revocation FROM revocations").fetch_all(&mut *read).await?;
-        let revocation = |row: &AnyRow| {
-            let text: String = row.try_get("revocation")?;
-            serde_json::from_str(&text).map_err(|error| damaged(&error))
-        };
         Ok(TrustRecord {
             sequence: count(&sequence, "trust_sequence")?,
             keys: keys.iter().map(key).collect::<Result<_, _>>()?,

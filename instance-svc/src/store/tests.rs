@@ -81,6 +81,7 @@ behaviours! {
     a_revoked_key_is_gone_and_another_signs;
     events_come_without_a_gap_in_the_order_of_the_commits;
     what_is_revoked_is_told_and_kept;
+    what_is_revoked_already_is_not_told_again_and_nobody_floods_the_feed;
     a_principal_comes_with_its_credential_and_takes_all_of_them_along;
     a_principal_whose_credential_fails_is_not_added;
     a_revocation_stays_at_its_first_time;
@@ -265,6 +266,35 @@ async fn what_is_revoked_is_told_and_kept(Opened { store, again }: Opened) {
     store.revoke(Revocation::Credential { id: "old".to_owned(), until: 1 }).await.unwrap();
     store.forget_ended_revocations().await.unwrap();
     assert_eq!(store.trust().await.unwrap().revocations.len(), 2, "that one had");
+}
+
+async fn what_is_revoked_already_is_not_told_again_and_nobody_floods_the_feed(Opened { store, .. }: Opened) {
+    const FAR: u64 = u64::MAX >> 1;
+    let token = |subject: &str, number: u64| Revocation::Token {
+        jti: format!("{subject}{number}"),
+        subject: subject.to_owned(),
+        issued: number,
+        until: FAR,
+    };
+    let subject = |issued_by, until| Revocation::Subject { id: "eve".to_owned(), issued_by, until };
+    let begin = store.versions().await.unwrap().trust;
+    for _ in 0..3 {
+        store.revoke(token("bob", 1)).await.unwrap();
+    }
+    assert_eq!(store.trust_events(begin).await.unwrap().len(), 1);
+    for number in 0..=300 {
+        store.revoke(token("eve", number)).await.unwrap();
+    }
+    let kept = store.trust().await.unwrap().revocations;
+    assert!(kept.len() < 103, "{}", kept.len());
+    let refused = |number| kept.iter().any(|one| one.covers(&token("eve", number)));
+    assert!((0..=300).all(refused) && kept.contains(&token("bob", 1)), "nothing is refused less than was asked for");
+    // Neither does a narrower one take a wider one's place.
+    let before = store.versions().await.unwrap().trust;
+    store.revoke(subject(1000, FAR)).await.unwrap();
+    store.revoke(subject(999, FAR)).await.unwrap();
+    assert_eq!(store.trust_events(before).await.unwrap().len(), 1);
+    assert!(store.trust().await.unwrap().revocations.contains(&subject(1000, FAR)));
 }
 
 async fn a_principal_comes_with_its_credential_and_takes_all_of_them_along(Opened { store, .. }: Opened) {

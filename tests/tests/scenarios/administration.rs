@@ -1,10 +1,13 @@
 //! Configuring: models, features, users, fleet, and the check of a model from its adapter's place.
 
 use postern_proto::instance::v1 as pb;
+use postern_proto::instance::v1::config_service_client::ConfigServiceClient;
 use postern_proto::instance::v1::feature_service_client::FeatureServiceClient;
 use postern_proto::instance::v1::fleet_service_client::FleetServiceClient;
 use postern_proto::instance::v1::model_registry_service_client::ModelRegistryServiceClient;
 use postern_proto::instance::v1::principal_service_client::PrincipalServiceClient;
+use postern_proto::instance::v1::token_service_client::TokenServiceClient;
+use postern_proto::instance::v1::trust_service_client::TrustServiceClient;
 use postern_proto::{Failure, Reason};
 use postern_tests::{Act, FakeModel, Stack, head, reason, soon};
 use tonic::Status;
@@ -162,40 +165,62 @@ async fn the_fleet_shows_who_is_connected() {
     assert_eq!(shown, [("adapter".to_owned(), 1), ("gateway".to_owned(), 1)]);
 }
 
-#[tokio::test]
-async fn a_member_that_is_removed_is_cut_off() {
-    let stack = Stack::builder().start().await;
-    let mut fleet = FleetServiceClient::new(stack.at_instance());
-    let credential = fleet
-        .create_fleet_member(
-            stack
-                .administer(pb::CreateFleetMemberRequest {
-                    name: "second".to_owned(),
-                    kind: Some(pb::create_fleet_member_request::Kind::Gateway(Default::default())),
-                })
-                .await,
-        )
-        .await
-        .unwrap()
-        .into_inner()
-        .credential;
-    let token = stack.exchange(&credential, "", &["instance:fleet"]).await.unwrap();
-    let hello = pb::WatchRoutesRequest { replica_id: "r".to_owned() };
-    let mut feed = postern_proto::instance::v1::config_service_client::ConfigServiceClient::new(stack.at_instance());
-    let mut routes = feed.watch_routes(Stack::request(hello, &token)).await.unwrap().into_inner();
-    assert!(soon("the first snapshot", routes.message()).await.unwrap().is_some());
-    let request = stack.administer(pb::DeleteFleetMemberRequest { name: "second".to_owned() }).await;
-    fleet.delete_fleet_member(request).await.unwrap();
-    let status = loop {
-        match soon("the end of the feed", routes.message()).await {
+/// What a feed ends with.
+async fn end_of<T>(feed: &mut tonic::Streaming<T>) -> Status {
+    loop {
+        match soon("the end of the feed", feed.message()).await {
             Ok(Some(_)) => {}
             Ok(None) => panic!("the feed ended without a word"),
-            Err(status) => break status,
+            Err(status) => return status,
         }
+    }
+}
+
+/// A second gateway follows the routes until this has happened to it: then its feed ends, and its credential buys nothing.
+async fn cut_off_by(ending: impl AsyncFnOnce(&Stack, String)) {
+    let stack = Stack::builder().start().await;
+    let message = pb::CreateFleetMemberRequest {
+        name: "second".to_owned(),
+        kind: Some(pb::create_fleet_member_request::Kind::Gateway(Default::default())),
     };
-    assert_eq!(reason(&status), Reason::CredentialInvalid);
+    let mut fleet = FleetServiceClient::new(stack.at_instance());
+    let created = fleet.create_fleet_member(stack.administer(message).await).await.unwrap();
+    let credential = created.into_inner().credential;
+    let token = stack.exchange(&credential, "", &["instance:fleet"]).await.unwrap();
+    let hello = pb::WatchRoutesRequest { replica_id: "r".to_owned() };
+    let mut routes = ConfigServiceClient::new(stack.at_instance());
+    let mut routes = routes.watch_routes(Stack::request(hello, &token)).await.unwrap().into_inner();
+    assert!(soon("the first snapshot", routes.message()).await.unwrap().is_some());
+    let (saying, said) = tokio::sync::mpsc::channel(1);
+    let hello = pb::WatchTrustRequest { replica_id: "r".to_owned(), acknowledged_sequence: 0 };
+    saying.send(hello).await.unwrap();
+    let said = Stack::request(tokio_stream::wrappers::ReceiverStream::new(said), &token);
+    let mut trust = TrustServiceClient::new(stack.at_instance()).watch_trust(said).await.unwrap().into_inner();
+    assert!(soon("the first chunk", trust.message()).await.unwrap().is_some());
+
+    ending(&stack, credential.clone()).await;
+    assert_eq!(reason(&end_of(&mut routes).await), Reason::CredentialInvalid);
+    assert_eq!(reason(&end_of(&mut trust).await), Reason::CredentialInvalid);
     let status = stack.exchange(&credential, "", &["instance:fleet"]).await.unwrap_err();
     assert_eq!(reason(&status), Reason::CredentialInvalid);
+}
+
+#[tokio::test]
+async fn a_member_that_is_removed_is_cut_off() {
+    cut_off_by(async |stack, _| {
+        let request = stack.administer(pb::DeleteFleetMemberRequest { name: "second".to_owned() }).await;
+        FleetServiceClient::new(stack.at_instance()).delete_fleet_member(request).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_member_whose_credential_is_revoked_is_cut_off() {
+    cut_off_by(async |stack, credential| {
+        let message = pb::RevokeTokenRequest { token: credential };
+        TokenServiceClient::new(stack.at_instance()).revoke_token(message).await.unwrap();
+    })
+    .await;
 }
 
 #[tokio::test]
