@@ -7,6 +7,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
@@ -61,6 +62,15 @@ async fn whole(response: Response<Incoming>) -> HttpAnswer {
 /// Posts JSON.
 pub async fn post(url: &str, bearer: &str, body: &Value) -> HttpAnswer {
     whole(send(request("POST", url, bearer, body.to_string().into_bytes())).await).await
+}
+
+/// Posts JSON from this address of the loopback network.
+pub async fn post_from(from: [u8; 4], url: &str, bearer: &str, body: &Value) -> HttpAnswer {
+    let mut connector = HttpConnector::new();
+    connector.set_local_address(Some(from.into()));
+    let client = Client::builder(TokioExecutor::new()).build(connector);
+    let request = request("POST", url, bearer, body.to_string().into_bytes());
+    whole(soon("an HTTP answer", client.request(request)).await.unwrap()).await
 }
 
 /// Posts a form, with Basic credentials where given.

@@ -2,19 +2,21 @@
 //! with growing pauses, and what was learned stays in use meanwhile.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures_util::StreamExt as _;
-use http::HeaderName;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use postern_proto::instance::v1 as pb;
 use postern_proto::instance::v1::token_service_client::TokenServiceClient;
 use postern_proto::{Failure, Reason};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use tokio::sync::watch;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 
 use crate::clock::Clock;
@@ -32,9 +34,10 @@ pub const GENERATE_SCOPE: &str = "model:generate";
 
 /// The scope of an instance's own tokens, with which it vouches for the address of a caller that it relays.
 pub const RELAY_SCOPE: &str = "relay:forward";
-/// Such a token, beside the caller's own.
+/// The token of who passes a request on and vouches for the address of its caller: an instance's own at a gateway, a gateway's
+/// own at its instance.
 pub const RELAY_TOKEN_HEADER: HeaderName = HeaderName::from_static("x-postern-relay-token");
-/// The address of the caller that an instance relays.
+/// The address that is vouched for.
 pub const CLIENT_ADDRESS_HEADER: HeaderName = HeaderName::from_static("x-postern-client-address");
 
 /// The `[instance]` section.
@@ -119,12 +122,48 @@ impl InstanceLink {
     /// # Errors
     /// The instance's refusal, or INSTANCE_UNAVAILABLE.
     pub async fn exchange(&self, credential: &str, audience: &str, scope: &[&str]) -> Result<Minted, Failure> {
-        let request = tonic::Request::new(pb::ExchangeTokenRequest {
+        self.request_token(credential, audience, scope, HeaderMap::new()).await
+    }
+
+    /// Exchanges somebody's credential, and tells the instance, with a token of this process's own, where that somebody is.
+    ///
+    /// # Errors
+    /// As [`InstanceLink::exchange`]; the refusal may be of the own token.
+    pub async fn exchange_for(
+        &self,
+        credential: &str,
+        audience: &str,
+        scope: &[&str],
+        (own, address): (Arc<str>, IpAddr),
+    ) -> Result<Minted, Failure> {
+        let mut headers = HeaderMap::new();
+        headers.insert(RELAY_TOKEN_HEADER, HeaderValue::try_from(&*own).map_err(Failure::internal)?);
+        headers.insert(CLIENT_ADDRESS_HEADER, HeaderValue::try_from(address.to_string()).map_err(Failure::internal)?);
+        self.request_token(credential, audience, scope, headers).await
+    }
+
+    /// A token of this process's own for the instance.
+    ///
+    /// # Errors
+    /// As [`InstanceLink::exchange`].
+    pub async fn own_token(&self) -> Result<Minted, Failure> {
+        self.exchange(self.credential.expose_secret(), "", &[FLEET_SCOPE]).await
+    }
+
+    async fn request_token(
+        &self,
+        credential: &str,
+        audience: &str,
+        scope: &[&str],
+        headers: HeaderMap,
+    ) -> Result<Minted, Failure> {
+        let mut request = tonic::Request::new(pb::ExchangeTokenRequest {
             subject_token: credential.to_owned(),
             audience: audience.to_owned(),
             scope: scope.iter().map(|scope| (*scope).to_owned()).collect(),
             ..Default::default()
         });
+        *request.metadata_mut() = MetadataMap::from_headers(headers);
         let answer =
             tokio::time::timeout(EXCHANGE_TIMEOUT, TokenServiceClient::new(self.channel()).exchange_token(request))
                 .await
@@ -198,7 +237,7 @@ impl InstanceLink {
             while !stopping.is_cancelled() {
                 let begun = tokio::time::Instant::now();
                 let session = async {
-                    match link.exchange(link.credential.expose_secret(), "", &[FLEET_SCOPE]).await {
+                    match link.own_token().await {
                         Ok(minted) => run(minted.token.to_string()).await,
                         Err(failure) => failure,
                     }

@@ -1,6 +1,7 @@
 //! Identify: the access token of a request, or one made of the credential that an ordinary API client holds.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +35,9 @@ pub(super) async fn token<'a>(caller: &Caller<'a>) -> Result<Cow<'a, str>, Failu
             Reason::CredentialNotAccepted,
             "this door takes access tokens only; exchange the credential at the instance (`postern token`)",
         )),
-        Bearer::Credential(credentials) => Ok(credentials.token(presented).await?.token.to_string().into()),
+        Bearer::Credential(credentials) => {
+            Ok(credentials.token(presented, caller.address()?).await?.token.to_string().into())
+        }
     }
 }
 
@@ -43,8 +46,9 @@ pub(super) async fn another_token(caller: &Caller<'_>, refused: &str) -> Result<
     let presented = auth::bearer(caller.headers)?;
     match caller.bearer {
         Bearer::Credential(credentials) if Secret::looks_like_one(presented) => {
-            credentials.forget(presented, refused).await;
-            Ok(Some(credentials.token(presented).await?.token.to_string()))
+            let address = caller.address()?;
+            credentials.forget(presented, address, refused).await;
+            Ok(Some(credentials.token(presented, address).await?.token.to_string()))
         }
         _ => Ok(None),
     }
@@ -64,6 +68,8 @@ const LEAST_LIFE: u64 = 10;
 /// Exchanges static credentials at the instance and keeps the tokens until they end, under a keyed hash of the credential.
 pub struct Credentials {
     link: InstanceLink,
+    /// The gateway's token for the instance, with which it says where a caller is.
+    own: tokio::sync::Mutex<Option<Minted>>,
     verifier: Verifier,
     clock: Arc<dyn Clock>,
     key: hmac::Key,
@@ -78,6 +84,7 @@ impl Credentials {
     pub fn new(link: InstanceLink, verifier: Verifier, clock: Arc<dyn Clock>, key: [u8; 32]) -> Self {
         Self {
             link,
+            own: tokio::sync::Mutex::default(),
             verifier,
             clock,
             key: hmac::Key::new(hmac::HMAC_SHA256, &key),
@@ -87,15 +94,17 @@ impl Credentials {
         }
     }
 
-    fn hash(&self, presented: &str) -> [u8; 32] {
+    /// A credential may be good from one address and not from another.
+    fn hash(&self, presented: &str, address: Option<IpAddr>) -> [u8; 32] {
+        let address = address.map(|address| address.to_string()).unwrap_or_default();
         let mut hash = [0; 32];
-        hash.copy_from_slice(hmac::sign(&self.key, presented.as_bytes()).as_ref());
+        hash.copy_from_slice(hmac::sign(&self.key, format!("{address} {presented}").as_bytes()).as_ref());
         hash
     }
 
     /// Forgets this token of a credential, unless there is another by now.
-    async fn forget(&self, presented: &str, token: &str) {
-        let hash = self.hash(presented);
+    async fn forget(&self, presented: &str, address: Option<IpAddr>, token: &str) {
+        let hash = self.hash(presented, address);
         if self.exchanged.get(&hash).await.is_some_and(|minted| &*minted.token == token) {
             self.exchanged.invalidate(&hash).await;
         }
@@ -103,20 +112,20 @@ impl Credentials {
 
     /// A token for this credential: prefix and checksum come first, then what is remembered, then one exchange however many
     /// ask at once.
-    async fn token(&self, presented: &str) -> Result<Minted, Failure> {
+    async fn token(&self, presented: &str, address: Option<IpAddr>) -> Result<Minted, Failure> {
         let invalid = || Failure::new(Reason::CredentialInvalid, "the credential is unknown, revoked or ended");
         let secret = Secret::parse(presented).map_err(|_| invalid())?;
         if secret.kind() == CredentialKind::Fleet {
             return Err(invalid());
         }
-        let hash = self.hash(presented);
+        let hash = self.hash(presented, address);
         if let Some(refusal) = self.refused.get(&hash) {
             return Err(refusal);
         }
         if self.exchanged.get(&hash).await.is_some_and(|minted| minted.expires <= self.clock.now() + LEAST_LIFE) {
             self.exchanged.invalidate(&hash).await;
         }
-        let exchanged = self.exchanged.try_get_with(hash, self.exchange(presented)).await;
+        let exchanged = self.exchanged.try_get_with(hash, self.exchange(presented, address)).await;
         exchanged.map_err(|failure| {
             if matches!(failure.reason, Reason::CredentialInvalid | Reason::AudienceDenied | Reason::ScopeDenied) {
                 self.refused.insert(hash, (*failure).clone());
@@ -125,7 +134,7 @@ impl Credentials {
         })
     }
 
-    async fn exchange(&self, presented: &str) -> Result<Minted, Failure> {
+    async fn exchange(&self, presented: &str, address: Option<IpAddr>) -> Result<Minted, Failure> {
         let audience = self.verifier.audience().ok_or_else(|| {
             Failure::new(Reason::TrustUnavailable, "the instance's keys have not arrived yet; try again")
         })?;
@@ -136,6 +145,30 @@ impl Credentials {
                 return Err(Failure::new(Reason::InstanceUnavailable, message).with_retry_after(LONGEST_WAIT));
             }
         };
-        self.link.exchange(presented, &audience, &Feature::ALL.map(Feature::scope)).await
+        let scopes = Feature::ALL.map(Feature::scope);
+        let Some(address) = address else { return self.link.exchange(presented, &audience, &scopes).await };
+        let own = self.own_token(None).await?;
+        let answer = self.link.exchange_for(presented, &audience, &scopes, (own.clone(), address)).await;
+        match answer {
+            // Not the credential is refused but the gateway's own token: its key or itself was revoked.
+            Err(failure) if matches!(failure.reason, Reason::KeyUnknown | Reason::TokenRevoked) => {
+                let own = self.own_token(Some(&own)).await?;
+                self.link.exchange_for(presented, &audience, &scopes, (own, address)).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// The gateway's own token, another than the one that was refused.
+    async fn own_token(&self, refused: Option<&Arc<str>>) -> Result<Arc<str>, Failure> {
+        let mut own = self.own.lock().await;
+        let good = own.take().filter(|own| {
+            own.expires > self.clock.now() + LEAST_LIFE && refused.is_none_or(|refused| *refused != own.token)
+        });
+        let good = match good {
+            Some(good) => good,
+            None => self.link.own_token().await?,
+        };
+        Ok(own.insert(good).token.clone())
     }
 }

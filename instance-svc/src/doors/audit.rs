@@ -9,13 +9,12 @@ use postern_proto::instance::v1 as pb;
 use postern_proto::instance::v1::audit_service_server::AuditService;
 use postern_proto::{Failure, Reason};
 use postern_runtime::grpc::refuse;
-use postern_runtime::peer::client_of;
 use postern_runtime::request_id::RequestId;
 use tonic::body::Body;
 use tonic::{Request, Response, Status};
 use tower::{Layer, Service};
 
-use super::guard::Caller;
+use super::guard::{Caller, address_of};
 use super::{Answers, millis, timestamp};
 use crate::audit::{self, Audit, Event, NothingDone, Target};
 use crate::store::{AuditRow, Store};
@@ -113,7 +112,7 @@ pub(super) fn of_head(head: &http::request::Parts) -> Event {
     Event {
         action: head.uri.path().trim_start_matches("/postern.instance.v1.").to_owned(),
         actor: caller.map(|caller| format!("{} {}", caller.principal.id, caller.principal.name)).unwrap_or_default(),
-        address: client_of(&head.extensions, &head.headers).ok().flatten(),
+        address: address_of(&head.extensions, &head.headers).ok().flatten(),
         request_id: head.extensions.get::<RequestId>().map(|id| id.as_str().to_owned()).unwrap_or_default(),
         ..Event::default()
     }

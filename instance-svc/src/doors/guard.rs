@@ -1,13 +1,14 @@
 //! Stands before every gRPC method of the instance: finds its row in the policy table, checks the token, and reads the
 //! caller's roles from the database, each time, so that a role that was taken away is gone at once.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::{HeaderMap, request};
+use http::{Extensions, HeaderMap, request};
 use postern_proto::{Failure, Reason};
 use postern_runtime::guard::Admit;
-use postern_runtime::instance::FLEET_SCOPE;
-use postern_runtime::peer::certificate_of;
+use postern_runtime::instance::{CLIENT_ADDRESS_HEADER, FLEET_SCOPE, RELAY_TOKEN_HEADER};
+use postern_runtime::peer::{certificate_of, client_of};
 use postern_runtime::policy::Access;
 use postern_runtime::{Verifier, auth};
 
@@ -53,6 +54,19 @@ impl Caller {
     }
 }
 
+/// The address of a caller whom a gateway passes on, as an extension of the request.
+#[derive(Debug, Clone, Copy)]
+pub struct Vouched(pub IpAddr);
+
+/// Where a request comes from: what a gateway vouches for, else its connection.
+///
+/// # Errors
+/// As [`client_of`].
+pub(super) fn address_of(extensions: &Extensions, headers: &HeaderMap) -> Result<Option<IpAddr>, Failure> {
+    let own = client_of(extensions, headers)?;
+    Ok(extensions.get::<Vouched>().map(|vouched| vouched.0).or(own))
+}
+
 /// Believes tokens of its verifier and roles of its store.
 pub struct InstanceGuard {
     /// The roles.
@@ -69,9 +83,15 @@ pub struct InstanceGuard {
 impl Admit for InstanceGuard {
     async fn admit(&self, head: &mut request::Parts) -> Result<(), Failure> {
         let certificate = certificate_of(&head.extensions);
-        match self.caller(head.uri.path(), &head.headers, certificate).await {
-            Ok(Some(caller)) => drop(head.extensions.insert(caller)),
-            Ok(None) => {}
+        let judged = async {
+            let caller = self.caller(head.uri.path(), &head.headers, certificate).await?;
+            Ok::<_, Failure>((caller, self.vouched(head).await?))
+        };
+        match judged.await {
+            Ok((caller, vouched)) => {
+                caller.map(|caller| head.extensions.insert(caller));
+                vouched.map(|vouched| head.extensions.insert(vouched));
+            }
             Err(failure) => {
                 if is_an_act(head.uri.path()) {
                     let outcome = failure.reason.name().to_owned();
@@ -101,7 +121,24 @@ impl InstanceGuard {
             }
             Some(Access::Roles(roles)) => roles,
         };
-        let verified = self.verifier.verify(auth::bearer(headers)?, certificate)?;
+        self.of_roles(auth::bearer(headers)?, certificate, roles).await.map(Some)
+    }
+
+    /// The address that a gateway says its caller is at, where one passes a credential on.
+    async fn vouched(&self, head: &request::Parts) -> Result<Option<Vouched>, Failure> {
+        let voucher = head.headers.get(RELAY_TOKEN_HEADER);
+        let open = matches!(TABLE.access(head.uri.path()), Some(Access::Open));
+        let Some(voucher) = voucher.filter(|_| open) else { return Ok(None) };
+        let certificate = certificate_of(&head.extensions);
+        self.of_roles(voucher.to_str().unwrap_or_default(), certificate, &[Role::Gateway]).await?;
+        let address = head.headers.get(CLIENT_ADDRESS_HEADER).and_then(|address| address.to_str().ok()?.parse().ok());
+        let unreadable = || Failure::new(Reason::NetworkUntrusted, "the caller's address cannot be read");
+        address.map(|address| Some(Vouched(IpAddr::to_canonical(&address)))).ok_or_else(unreadable)
+    }
+
+    /// The caller whose token this is, if it has one of these roles.
+    async fn of_roles(&self, token: &str, certificate: Option<&str>, roles: &[Role]) -> Result<Caller, Failure> {
+        let verified = self.verifier.verify(token, certificate)?;
         let claims = verified.claims();
         let found = self.store.credential_by_id(claims.postern_credential.as_deref().unwrap_or_default()).await?;
         let now = self.store.now().await?;
@@ -120,7 +157,7 @@ impl InstanceGuard {
             return Err(Failure::new(Reason::RoleMissing, format!("this needs the role {}", needed.join(" or "))));
         }
         let credential = found.credential.id.as_str().into();
-        Ok(Some(Caller { principal: Arc::new(found.principal), credential }))
+        Ok(Caller { principal: Arc::new(found.principal), credential })
     }
 }
 

@@ -8,11 +8,11 @@ use postern_proto::Failure;
 use postern_proto::instance::v1 as pb;
 use postern_proto::instance::v1::token_service_server::TokenService;
 use postern_runtime::grpc::refuse;
-use postern_runtime::peer::{certificate_of, client_of};
+use postern_runtime::peer::certificate_of;
 use tonic::{Request, Response, Status};
 
 use super::acted;
-use super::guard::Caller;
+use super::guard::{Caller, address_of};
 use crate::exchange::{Asked, Exchange};
 use crate::introspection::{Introspection, Reach};
 
@@ -57,7 +57,7 @@ impl TokenService for TokenDoor {
         &self,
         request: Request<pb::ExchangeTokenRequest>,
     ) -> Result<Response<pb::ExchangeTokenResponse>, Status> {
-        let address = client_of(request.extensions(), request.metadata().as_ref()).map_err(refuse)?;
+        let address = address_of(request.extensions(), request.metadata().as_ref()).map_err(refuse)?;
         let certificate = certificate_of(request.extensions()).map(str::to_owned);
         let request = request.into_inner();
         // Whoever shows a certificate gets a token that is good only with it (RFC 8705 §3).

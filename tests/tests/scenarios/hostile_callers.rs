@@ -7,6 +7,8 @@ use postern_proto::Reason;
 use postern_proto::gateway::v1 as pb;
 use postern_proto::gateway::v1::completion_service_client::CompletionServiceClient;
 use postern_proto::instance::v1 as instance;
+use postern_proto::instance::v1::principal_service_client::PrincipalServiceClient;
+use postern_proto::instance::v1::token_service_client::TokenServiceClient;
 use postern_tests::{Act, FakeModel, Stack, answer, chunk, get, post, reason, soon, sse_head};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -125,6 +127,37 @@ async fn row_13_a_models_networks_hold_also_through_the_relay() {
         assert_eq!(ask(at, [127, 0, 0, 3], bearer, true).await, untrusted, "an address that nobody vouches for");
     }
     assert_eq!(get(&stack.http("/v1/models"), &token).await.json()["data"], json!([]));
+}
+
+#[tokio::test]
+async fn a_credentials_networks_hold_also_where_a_gateway_exchanges_it() {
+    let model = FakeModel::saying(&["fine"]).await;
+    let stack = Stack::builder().model("demo", &model).start().await;
+    let message = instance::CreateCredentialRequest {
+        principal: "eve".to_owned(),
+        purpose: instance::CredentialPurpose::Inference as i32,
+        networks: vec!["127.0.0.2/32".to_owned()],
+        ..Default::default()
+    };
+    let request = stack.administer(message).await;
+    let mut principals = PrincipalServiceClient::new(stack.at_instance());
+    let tied = principals.create_credential(request).await.unwrap().into_inner().secret;
+    let ask = async |from: [u8; 4]| {
+        let body = json!({ "model": "demo", "messages": [{ "role": "user", "content": "hi" }] });
+        postern_tests::post_from(from, &stack.http("/v1/chat/completions"), &tied, &body).await.status.as_u16()
+    };
+    assert_eq!((ask([127, 0, 0, 2]).await, ask([127, 0, 0, 3]).await), (200, 401));
+    // Nobody else is believed who says where a caller is.
+    let message = instance::ExchangeTokenRequest {
+        subject_token: tied.clone(),
+        scope: vec!["feature:chat".to_owned()],
+        ..Default::default()
+    };
+    let mut request = Stack::request(message, "");
+    request.metadata_mut().insert("x-postern-client-address", "127.0.0.2".parse().unwrap());
+    request.metadata_mut().insert("x-postern-relay-token", stack.token().await.parse().unwrap());
+    let status = TokenServiceClient::new(stack.at_instance()).exchange_token(request).await.unwrap_err();
+    assert_eq!(reason(&status), Reason::AudienceWrong);
 }
 
 #[tokio::test]
