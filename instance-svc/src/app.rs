@@ -27,7 +27,7 @@ use tonic::server::NamedService;
 use tonic::service::Routes;
 use tower::layer::util::Stack;
 
-use crate::audit::Audit;
+use crate::audit::{self, Audit, Event};
 use crate::config::{InstanceConfig, StoreConfig};
 use crate::credentials::{self, Credentials};
 use crate::directory::Directory;
@@ -119,7 +119,13 @@ async fn open(config: &StoreConfig, clock: Arc<dyn Clock>) -> Result<SqlStore, B
 /// When the store cannot be opened or the name is not one.
 pub async fn bootstrap(config: &InstanceConfig, name: String) -> Result<Option<Secret>, BuildError> {
     let ground = Ground::open(config, Arc::new(SystemClock)).await?;
-    Ok(Directory::new(ground.store, ground.credentials).bootstrap(name).await?)
+    let made = Directory::new(ground.store.clone(), ground.credentials).bootstrap(name.clone()).await?;
+    if made.is_some() {
+        let event =
+            Event { action: "bootstrap".to_owned(), target: name, outcome: "OK".to_owned(), ..Event::default() };
+        audit::note(ground.store, event).await?;
+    }
+    Ok(made)
 }
 
 impl App {
@@ -233,7 +239,7 @@ async fn routes(
     let Keeping { rotation, trust, root, introspection, audit, dialer } = keeping;
     let versions = crate::changes::follow(store.clone(), store.versions().await?, lifecycle);
     trust.follow(versions.clone(), lifecycle);
-    rotation.run(trust.clone(), clock.clone(), lifecycle);
+    rotation.run(trust.clone(), audit.clone(), clock.clone(), lifecycle);
     let lifetimes =
         Lifetimes { default: config.issuer.access_token_seconds, max: config.issuer.max_access_token_seconds };
     let issuer = Arc::new(Issuer::new(identity.clone(), trust.clone(), clock.clone()));

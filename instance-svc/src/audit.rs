@@ -78,6 +78,14 @@ struct Refusals {
 /// Refusals that are written down in a second; more are counted, so that a flood does not fill the disk.
 const REFUSALS_A_SECOND: u32 = 20;
 
+/// Writes one event down in a chain of its own, for a command that runs beside the instance.
+///
+/// # Errors
+/// When the store cannot be used.
+pub async fn note(store: Arc<dyn Store>, event: Event) -> Result<(), StoreError> {
+    Writer { chain: String::new(), number: 0, hash: String::new(), store }.write(&[event]).await
+}
+
 impl Audit {
     /// Begins this start's chain, and writes until the process stops.
     ///

@@ -130,6 +130,9 @@ impl Default for KeyConfig {
     }
 }
 
+/// Keys that may verify at once. A feed's snapshot holds 256.
+const MOST_LIVE_KEYS: u64 = 200;
+
 impl KeyConfig {
     /// The schedule, for tokens of at most this life.
     ///
@@ -143,6 +146,11 @@ impl KeyConfig {
         }
         if self.lead_seconds == 0 || self.rotation_seconds < self.lead_seconds {
             return Err(ConfigError::invalid("keys.lead_seconds", "must be 1 to keys.rotation_seconds"));
+        }
+        // Every key verifies until its last token has ended, and verifiers hold so many keys and no more.
+        if max_lifetime / self.rotation_seconds > MOST_LIVE_KEYS {
+            let problem = format!("so often that more than {MOST_LIVE_KEYS} keys would verify at once");
+            return Err(ConfigError::invalid("keys.rotation_seconds", problem));
         }
         Ok(Schedule {
             kind: KeyKind { algorithm, rsa_bits: self.rsa_bits },
@@ -180,5 +188,22 @@ impl InstanceConfig {
             ));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schedule_that_no_verifier_could_follow_is_refused() {
+        let refused = |rotation_seconds, lead_seconds, max_lifetime| {
+            let keys = KeyConfig { rotation_seconds, lead_seconds, ..KeyConfig::default() };
+            keys.schedule(max_lifetime).err().map(|error| error.to_string())
+        };
+        assert_eq!(refused(24 * 3600, 900, 900), None);
+        assert!(refused(1, 1, 900).is_some_and(|error| error.contains("keys.rotation_seconds")));
+        assert!(refused(10, 20, 900).is_some_and(|error| error.contains("keys.lead_seconds")));
+        assert!(refused(10, 0, 900).is_some_and(|error| error.contains("keys.lead_seconds")));
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use postern_proto::{Failure, Reason};
 use postern_runtime::{Clock, Lifecycle};
 
+use crate::audit::{Audit, Event};
 use crate::keys::{KeyError, KeyKind};
 use crate::metrics;
 use crate::seal::Sealer;
@@ -91,13 +92,13 @@ impl Rotation {
     }
 
     /// Runs until the process stops.
-    pub fn run(self: &Arc<Self>, trust: Arc<Trust>, clock: Arc<dyn Clock>, lifecycle: &Lifecycle) {
+    pub fn run(self: &Arc<Self>, trust: Arc<Trust>, audit: Audit, clock: Arc<dyn Clock>, lifecycle: &Lifecycle) {
         let (rotation, stopping) = (self.clone(), lifecycle.stopping().clone());
         lifecycle.spawn_vital("rotation", async move {
             let mut failing = false;
             let mut forgotten = tokio::time::Instant::now();
             while stopping.run_until_cancelled(tokio::time::sleep(rotation.schedule.tick())).await.is_some() {
-                match rotation.step().await {
+                match rotation.step(&audit).await {
                     Ok(()) => failing = false,
                     Err(error) if !failing => {
                         failing = true;
@@ -118,7 +119,7 @@ impl Rotation {
     }
 
     /// Does what is due.
-    async fn step(&self) -> Result<(), KeyError> {
+    async fn step(&self, audit: &Audit) -> Result<(), KeyError> {
         let (keys, now) = (self.keys().await?, self.store.now().await?);
         if keys.iter().any(|key| key.remove_at.is_some_and(|time| time <= now)) {
             self.store.remove_ended_keys().await?;
@@ -131,7 +132,11 @@ impl Rotation {
         let signs_since = active.and_then(|key| key.activated_at).unwrap_or(0);
         let due = now - signs_since >= millis(self.schedule.period);
         if due && now - pending.published_at >= millis(self.schedule.lead) {
-            self.activate().await?;
+            let Activation::Done { kid, .. } = self.activate().await? else { return Ok(()) };
+            let event =
+                Event { action: "rotate".to_owned(), target: kid, outcome: "OK".to_owned(), ..Event::default() };
+            // Done is done; that it could not be written down the log's own writer has said.
+            let _ = audit.record(event).await;
         }
         Ok(())
     }

@@ -169,8 +169,7 @@ async fn the_fleet_shows_who_is_connected() {
 async fn end_of<T>(feed: &mut tonic::Streaming<T>) -> Status {
     loop {
         match soon("the end of the feed", feed.message()).await {
-            Ok(Some(_)) => {}
-            Ok(None) => panic!("the feed ended without a word"),
+            Ok(more) => assert!(more.is_some(), "the feed ended without a word"),
             Err(status) => return status,
         }
     }
