@@ -1,6 +1,7 @@
 # make demo         the whole way through, on this machine, with a real small model
 # make test         formatting, lints, docs, unit tests, scenarios, and acceptance tests with other people's clients
 # make test-extra   tests that need more than Rust, a C compiler and Python 3
+# make bench        what minting and verifying cost beside the bare signatures, as ratios in one run
 # make vectors      DIR=folder: published signature vectors (Wycheproof) through the verifier
 # make generate     write proto/src/gen anew from the .proto files
 
@@ -8,7 +9,7 @@ ARGS ?=
 PYTHON ?= python3
 VENV := target/test-venv
 
-.PHONY: demo test test-rust test-acceptance test-extra lint generate vectors
+.PHONY: demo test test-rust test-acceptance test-extra lint generate vectors bench
 
 demo:
 	@$(PYTHON) deploy/demo/demo.py $(ARGS)
@@ -31,6 +32,9 @@ test-acceptance: $(VENV)/installed
 # Nothing needs more yet. What does will stand here and fail where its needs are missing.
 test-extra:
 	@echo "extra tests: 0 passed, 0 failed"
+
+bench:
+	cargo test --locked --release -p instance-svc --lib marks -- --ignored --nocapture
 
 vectors:
 	@cargo run --locked --quiet --release -p postern-token --example vectors -- "$(DIR)"

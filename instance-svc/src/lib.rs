@@ -15,6 +15,8 @@ mod fleet;
 mod introspection;
 mod issuer;
 mod keys;
+#[cfg(test)]
+mod marks;
 mod metrics;
 mod model;
 mod policy;

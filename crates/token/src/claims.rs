@@ -123,8 +123,8 @@ const MAX_TIME: u64 = 1 << 40;
 impl Claims {
     /// Reads the claims strictly.
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, TokenError> {
-        let object = strict_json::object(bytes).ok_or(TokenError::Malformed)?;
-        let claims: Self = strict_json::typed(object).ok_or(TokenError::ClaimsInvalid)?;
+        let text = strict_json::checked_object(bytes).ok_or(TokenError::Malformed)?;
+        let claims: Self = serde_json::from_str(text).map_err(|_| TokenError::ClaimsInvalid)?;
         claims.is_sound().then_some(claims).ok_or(TokenError::ClaimsInvalid)
     }
 

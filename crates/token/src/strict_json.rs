@@ -1,6 +1,7 @@
 //! One pass over JSON that refuses what lenient readers disagree on: repeated members at any depth, deep nesting, and bytes
 //! after the end. Two verifiers that read a document differently are an attack (RFC 8725 §2.4); this one reads it one way.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
@@ -11,92 +12,116 @@ const MAX_DEPTH: u8 = 8;
 
 /// Reads an object.
 pub(crate) fn object(bytes: &[u8]) -> Option<Map<String, Value>> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    let mut reader = serde_json::Deserializer::from_str(text);
-    let value = Strict(MAX_DEPTH).deserialize(&mut reader).ok()?;
-    reader.end().ok()?;
-    match value {
-        Value::Object(members) => Some(members),
-        _ => None,
-    }
+    serde_json::from_str(checked_object(bytes)?).ok()
 }
 
-/// Reads one value, with so many levels of nesting left.
-struct Strict(u8);
+/// The text of an object that every reader reads alike, for a type to read.
+pub(crate) fn checked_object(bytes: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let mut reader = serde_json::Deserializer::from_str(text);
+    Check(MAX_DEPTH).deserialize(&mut reader).ok()?;
+    reader.end().ok()?;
+    text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{').then_some(text)
+}
 
-impl<'de> DeserializeSeed<'de> for Strict {
-    type Value = Value;
+/// Checks one value, with so many levels of nesting left.
+struct Check(u8);
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+impl<'de> DeserializeSeed<'de> for Check {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl Strict {
+impl Check {
     fn deeper<E: Error>(&self) -> Result<Self, E> {
         self.0.checked_sub(1).map(Self).ok_or_else(|| E::custom("nested too deep"))
     }
 }
 
-impl<'de> Visitor<'de> for Strict {
-    type Value = Value;
+impl<'de> Visitor<'de> for Check {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut values = Vec::new();
-        while let Some(value) = items.next_element_seed(self.deeper()?)? {
-            values.push(value);
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element_seed(self.deeper()?)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        let mut names = Vec::with_capacity(16);
+        while let Some(name) = members.next_key_seed(Name)? {
+            members.next_value_seed(self.deeper()?)?;
+            names.push(name);
         }
-        Ok(Value::Array(values))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
-        let mut object = Map::new();
-        while let Some(key) = members.next_key_seed(std::marker::PhantomData::<String>)? {
-            let value = members.next_value_seed(self.deeper()?)?;
-            if object.insert(key, value).is_some() {
-                return Err(A::Error::custom("a repeated member"));
-            }
+        names.sort_unstable();
+        match names.windows(2).any(|pair| pair[0] == pair[1]) {
+            true => Err(A::Error::custom("a repeated member")),
+            false => Ok(()),
         }
-        Ok(Value::Object(object))
     }
 }
 
-/// Reads a typed value out of a strict object, so that the type sees no repeated member.
-pub(crate) fn typed<T: for<'de> serde::Deserialize<'de>>(object: Map<String, Value>) -> Option<T> {
-    T::deserialize(Value::Object(object)).ok()
+/// A member's name, borrowed from the text where nothing in it is escaped.
+struct Name;
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(name))
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(name.to_owned()))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn plain_objects_are_read() {
@@ -122,6 +147,21 @@ mod tests {
         ];
         for case in cases {
             assert_eq!(object(case), None, "{}", String::from_utf8_lossy(case));
+            assert_eq!(checked_object(case), None, "{}", String::from_utf8_lossy(case));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_checked_is_an_object_to_any_reader(parts in proptest::collection::vec(
+            r#"[{}\[\],: ]|"a"|"b"|"\\u0061"|"\\ud800"|1|-2.5|1e9|true|null|\{"a":|\{\}"#, 0..12,
+        )) {
+            let text = parts.concat();
+            let lenient = serde_json::from_str::<Map<String, Value>>(&text);
+            match checked_object(text.as_bytes()) {
+                Some(checked) => prop_assert!(checked == text && lenient.is_ok(), "{}", text),
+                None => prop_assert!(lenient.is_err() || text.matches(['"', '[', '{']).count() > 2, "{}", text),
+            }
         }
     }
 }
