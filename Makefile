@@ -34,7 +34,7 @@ test-extra:
 	@echo "extra tests: 0 passed, 0 failed"
 
 bench:
-	cargo test --locked --release -p instance-svc --lib marks -- --ignored --nocapture
+	cargo test --locked --release -p instance-svc --lib marks -- --nocapture
 
 vectors:
 	@cargo run --locked --quiet --release -p postern-token --example vectors -- "$(DIR)"

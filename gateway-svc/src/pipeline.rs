@@ -14,8 +14,8 @@ use std::time::Duration;
 use http::HeaderMap;
 use postern_proto::{Failure, Feature, Reason};
 use postern_runtime::Verifier;
-use postern_runtime::instance::{CLIENT_ADDRESS_HEADER, RELAY_SCOPE, RELAY_TOKEN_HEADER};
-use postern_runtime::peer::Peer;
+use postern_runtime::instance::RELAY_SCOPE;
+use postern_runtime::peer::{self, Peer};
 use postern_runtime::request_id::RequestId;
 use postern_token::{Form, Verified};
 
@@ -97,16 +97,13 @@ impl Pipeline {
     fn address_of(&self, caller: &Caller<'_>) -> Result<Option<IpAddr>, Failure> {
         // The connection itself is held to its listener's networks, whoever it speaks for.
         let own = caller.address()?;
-        let Some(voucher) = caller.headers.get(RELAY_TOKEN_HEADER) else { return Ok(own) };
-        let voucher = self.verifier.verify(voucher.to_str().unwrap_or_default(), caller.certificate())?;
-        let address = caller.headers.get(CLIENT_ADDRESS_HEADER).and_then(|address| address.to_str().ok()?.parse().ok());
-        match address {
-            // Only the gateway's own instance vouches: it gives that scope to nobody, while another issuer writes what it likes.
-            Some(address) if voucher.allows(RELAY_SCOPE) && voucher.profile().form == Form::Announced => {
-                Ok(Some(IpAddr::to_canonical(&address)))
-            }
-            _ => Err(Failure::new(Reason::NetworkUntrusted, "the relayed caller's address is not vouched for")),
+        let Some((voucher, address)) = peer::vouched(caller.headers)? else { return Ok(own) };
+        let voucher = self.verifier.verify(voucher, caller.certificate())?;
+        // Only the gateway's own instance vouches: it gives that scope to nobody, while another issuer writes what it likes.
+        if voucher.allows(RELAY_SCOPE) && voucher.profile().form == Form::Announced {
+            return Ok(Some(address));
         }
+        Err(Failure::new(Reason::NetworkUntrusted, "the relayed caller's address is not vouched for"))
     }
 
     /// Answers a request. What is returned has its first content, so a failure until then has its own status; dropping it,

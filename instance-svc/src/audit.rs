@@ -96,7 +96,7 @@ impl Audit {
         writer.write(&[]).await?;
         let (entries, waiting) = mpsc::channel(WAITING);
         // It ends when the last who could tell it of an act has.
-        lifecycle.spawn(writer.run(waiting));
+        lifecycle.spawn_vital("audit", writer.run(waiting));
         let refusals = Refusals { second: Instant::now(), written: 0 };
         Ok(Self { entries, refusals: Arc::new(Mutex::new(refusals)) })
     }
@@ -322,6 +322,19 @@ mod tests {
             store.run(sql).await.unwrap();
             assert!(faults(&store).await.iter().any(Option::is_some), "{sql}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_done_while_the_process_drains_is_written_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = log(dir.path()).await;
+        let lifecycle = Lifecycle::new(&Readiness::default());
+        let audit = Audit::begin(Arc::new(store.clone()), &lifecycle).await.unwrap();
+        lifecycle.stopping().cancel();
+        // The writer has had its chance to heed the word.
+        tokio::task::yield_now().await;
+        audit.record(event(1)).await.unwrap();
+        assert_eq!(store.audit_before(i64::MAX, 100).await.unwrap().len(), 8);
     }
 
     #[tokio::test]

@@ -15,7 +15,8 @@ mod fleet;
 mod introspection;
 mod issuer;
 mod keys;
-#[cfg(test)]
+// Compiled in release tests alone, which is what `make bench` runs.
+#[cfg(all(test, not(debug_assertions)))]
 mod marks;
 mod metrics;
 mod model;

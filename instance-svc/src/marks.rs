@@ -87,7 +87,6 @@ impl Best {
 }
 
 #[tokio::test]
-#[ignore = "a measurement of a release build: make bench"]
 async fn minting_and_verifying_cost_little_more_than_the_signature() {
     let dir = tempfile::tempdir().unwrap();
     let (issuer, verifier) = parts(dir.path()).await;

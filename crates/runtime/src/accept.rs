@@ -69,7 +69,7 @@ pub fn accept(
 ) -> mpsc::Receiver<io::Result<Connection>> {
     let (ready, connections) = mpsc::channel(64);
     let (stopping, tasks) = (lifecycle.stopping().clone(), lifecycle.clone());
-    lifecycle.spawn(async move {
+    lifecycle.spawn_vital("accept", async move {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let accepted = tokio::select! {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures_util::StreamExt as _;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderMap;
 use postern_proto::instance::v1 as pb;
 use postern_proto::instance::v1::token_service_client::TokenServiceClient;
 use postern_proto::{Failure, Reason};
@@ -24,6 +24,7 @@ use crate::config::{self, ConfigError, PeerAddress};
 use crate::grpc::{self, Dialer};
 use crate::lifecycle::Lifecycle;
 use crate::notes::Notes;
+use crate::peer;
 use crate::readiness::Condition;
 use crate::request_id::RequestId;
 
@@ -34,11 +35,6 @@ pub const GENERATE_SCOPE: &str = "model:generate";
 
 /// The scope of an instance's own tokens, with which it vouches for the address of a caller that it relays.
 pub const RELAY_SCOPE: &str = "relay:forward";
-/// The token of who passes a request on and vouches for the address of its caller: an instance's own at a gateway, a gateway's
-/// own at its instance.
-pub const RELAY_TOKEN_HEADER: HeaderName = HeaderName::from_static("x-postern-relay-token");
-/// The address that is vouched for.
-pub const CLIENT_ADDRESS_HEADER: HeaderName = HeaderName::from_static("x-postern-client-address");
 
 /// The `[instance]` section.
 #[derive(Debug, Clone, Deserialize)]
@@ -137,8 +133,7 @@ impl InstanceLink {
         (own, address): (Arc<str>, IpAddr),
     ) -> Result<Minted, Failure> {
         let mut headers = HeaderMap::new();
-        headers.insert(RELAY_TOKEN_HEADER, HeaderValue::try_from(&*own).map_err(Failure::internal)?);
-        headers.insert(CLIENT_ADDRESS_HEADER, HeaderValue::try_from(address.to_string()).map_err(Failure::internal)?);
+        peer::vouch(&mut headers, &own, address)?;
         self.request_token(credential, audience, scope, headers).await
     }
 

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use http::{Extensions, HeaderMap};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 use postern_proto::{Failure, Reason};
 use serde::Deserialize;
@@ -84,6 +84,40 @@ pub fn client_of(extensions: &Extensions, headers: &HeaderMap) -> Result<Option<
 #[must_use]
 pub fn certificate_of(extensions: &Extensions) -> Option<&str> {
     extensions.get::<Peer>()?.certificate.as_deref()
+}
+
+/// The token of who passes a request on and vouches for the address of its caller: an instance's own at a gateway, a gateway's
+/// own at its instance.
+const VOUCHER: HeaderName = HeaderName::from_static("x-postern-relay-token");
+/// The address that is vouched for.
+const VOUCHED_ADDRESS: HeaderName = HeaderName::from_static("x-postern-client-address");
+
+/// Vouches, with a token of the own, for the address of the caller whose request is passed on.
+///
+/// # Errors
+/// INTERNAL for a token that is none.
+pub fn vouch(headers: &mut HeaderMap, own_token: &str, address: IpAddr) -> Result<(), Failure> {
+    let mut voucher = HeaderValue::try_from(own_token).map_err(Failure::internal)?;
+    voucher.set_sensitive(true);
+    headers.insert(VOUCHER, voucher);
+    headers.insert(VOUCHED_ADDRESS, HeaderValue::try_from(address.to_string()).map_err(Failure::internal)?);
+    Ok(())
+}
+
+/// The token and the address of [`vouch`], where somebody vouches. Whether the token may do so is for the reader to judge.
+///
+/// # Errors
+/// NETWORK_UNTRUSTED when either cannot be read.
+pub fn vouched(headers: &HeaderMap) -> Result<Option<(&str, IpAddr)>, Failure> {
+    let Some(voucher) = headers.get(VOUCHER) else { return Ok(None) };
+    let address = headers.get(VOUCHED_ADDRESS).and_then(|address| address.to_str().ok()?.parse::<IpAddr>().ok());
+    let unreadable = || Failure::new(Reason::NetworkUntrusted, "the relayed caller's address is not vouched for");
+    voucher
+        .to_str()
+        .ok()
+        .zip(address)
+        .map(|(voucher, address)| Some((voucher, address.to_canonical())))
+        .ok_or_else(unreadable)
 }
 
 /// Hops that are walked at most.

@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn a_place_is_given_back_when_it_is_dropped() {
         let admission = Admission::new(1);
-        let permit = Permit::of("usr", Vec::new());
+        let permit = Permit::of(("ours", "usr"), Vec::new());
         let first = admission.admit(&permit);
         assert!(first.is_ok());
         assert_eq!(admission.admit(&permit).err().map(|failure| failure.reason), Some(Reason::ConcurrencyLimited));

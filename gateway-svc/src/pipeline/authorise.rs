@@ -44,8 +44,8 @@ impl Permit {
     }
 
     #[cfg(test)]
-    pub(super) fn of(subject: &str, models: Vec<Arc<Model>>) -> Self {
-        Self { feature: Feature::Chat, caller: (String::new(), subject.to_owned()), models }
+    pub(super) fn of((issuer, subject): (&str, &str), models: Vec<Arc<Model>>) -> Self {
+        Self { feature: Feature::Chat, caller: (issuer.to_owned(), subject.to_owned()), models }
     }
 }
 

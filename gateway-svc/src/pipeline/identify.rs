@@ -62,6 +62,8 @@ const REFUSED_FOR: Duration = Duration::from_secs(10);
 const EXCHANGES: usize = 16;
 /// How long a credential waits for its turn to be exchanged.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// How long an exchange takes at most, with all that it waits for: they share the gateway's own token.
+const LONGEST_EXCHANGE: Duration = Duration::from_secs(8);
 /// A token with less life than this, in seconds, is exchanged anew.
 const LEAST_LIFE: u64 = 10;
 
@@ -145,15 +147,20 @@ impl Credentials {
                 return Err(Failure::new(Reason::InstanceUnavailable, message).with_retry_after(LONGEST_WAIT));
             }
         };
+        let exchange = tokio::time::timeout(LONGEST_EXCHANGE, self.exchange_at(presented, &audience, address));
+        exchange.await.map_err(|_| Failure::new(Reason::InstanceUnavailable, "the instance did not answer in time"))?
+    }
+
+    async fn exchange_at(&self, presented: &str, audience: &str, address: Option<IpAddr>) -> Result<Minted, Failure> {
         let scopes = Feature::ALL.map(Feature::scope);
-        let Some(address) = address else { return self.link.exchange(presented, &audience, &scopes).await };
+        let Some(address) = address else { return self.link.exchange(presented, audience, &scopes).await };
         let own = self.own_token(None).await?;
-        let answer = self.link.exchange_for(presented, &audience, &scopes, (own.clone(), address)).await;
+        let answer = self.link.exchange_for(presented, audience, &scopes, (own.clone(), address)).await;
         match answer {
             // Not the credential is refused but the gateway's own token: its key or itself was revoked.
             Err(failure) if matches!(failure.reason, Reason::KeyUnknown | Reason::TokenRevoked) => {
                 let own = self.own_token(Some(&own)).await?;
-                self.link.exchange_for(presented, &audience, &scopes, (own, address)).await
+                self.link.exchange_for(presented, audience, &scopes, (own, address)).await
             }
             answer => answer,
         }

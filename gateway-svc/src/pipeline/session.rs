@@ -62,20 +62,22 @@ mod tests {
     #[test]
     fn the_newest_of_a_session_ends_the_older_and_nobody_elses() {
         let sessions = Sessions::default();
-        let (eve, bob) = (Permit::of("eve", Vec::new()), Permit::of("bob", Vec::new()));
+        let of = |caller| Permit::of(caller, Vec::new());
+        let (eve, bob, namesake) = (of(("ours", "eve")), of(("ours", "bob")), of(("theirs", "eve")));
         let first = sessions.enter(&eve, Some("s"));
         let (other, foreign, none) =
             (sessions.enter(&eve, Some("t")), sessions.enter(&bob, Some("s")), sessions.enter(&eve, None));
+        let abroad = sessions.enter(&namesake, Some("s"));
         assert!(!first.replaced().is_cancelled());
         let second = sessions.enter(&eve, Some("s"));
         assert!(first.replaced().is_cancelled());
         drop(first);
         let third = sessions.enter(&eve, Some("s"));
         assert!(second.replaced().is_cancelled(), "the older one's leaving did not take the newer one's turn");
-        for untouched in [&other, &foreign, &none, &third] {
+        for untouched in [&other, &foreign, &abroad, &none, &third] {
             assert!(!untouched.replaced().is_cancelled());
         }
-        drop((second, third, other, foreign, none));
+        drop((second, third, other, foreign, abroad, none));
         assert!(sessions.newest.lock().unwrap().is_empty());
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use http::{Extensions, HeaderMap, request};
 use postern_proto::{Failure, Reason};
 use postern_runtime::guard::Admit;
-use postern_runtime::instance::{CLIENT_ADDRESS_HEADER, FLEET_SCOPE, RELAY_TOKEN_HEADER};
-use postern_runtime::peer::{certificate_of, client_of};
+use postern_runtime::instance::FLEET_SCOPE;
+use postern_runtime::peer::{certificate_of, client_of, vouched};
 use postern_runtime::policy::Access;
 use postern_runtime::{Verifier, auth};
 
@@ -126,14 +126,12 @@ impl InstanceGuard {
 
     /// The address that a gateway says its caller is at, where one passes a credential on.
     async fn vouched(&self, head: &request::Parts) -> Result<Option<Vouched>, Failure> {
-        let voucher = head.headers.get(RELAY_TOKEN_HEADER);
-        let open = matches!(TABLE.access(head.uri.path()), Some(Access::Open));
-        let Some(voucher) = voucher.filter(|_| open) else { return Ok(None) };
-        let certificate = certificate_of(&head.extensions);
-        self.of_roles(voucher.to_str().unwrap_or_default(), certificate, &[Role::Gateway]).await?;
-        let address = head.headers.get(CLIENT_ADDRESS_HEADER).and_then(|address| address.to_str().ok()?.parse().ok());
-        let unreadable = || Failure::new(Reason::NetworkUntrusted, "the caller's address cannot be read");
-        address.map(|address| Some(Vouched(IpAddr::to_canonical(&address)))).ok_or_else(unreadable)
+        if !matches!(TABLE.access(head.uri.path()), Some(Access::Open)) {
+            return Ok(None);
+        }
+        let Some((voucher, address)) = vouched(&head.headers)? else { return Ok(None) };
+        self.of_roles(voucher, certificate_of(&head.extensions), &[Role::Gateway]).await?;
+        Ok(Some(Vouched(address)))
     }
 
     /// The caller whose token this is, if it has one of these roles.

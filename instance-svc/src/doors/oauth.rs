@@ -369,3 +369,19 @@ impl OAuthDoor {
         self.introspection.revoke(form.get("token")).await.map_err(|failure| OAuthError::of(failure, "invalid_request"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_comes_is_given_up() {
+        let body =
+            axum::body::Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::convert::Infallible>>());
+        let request = Request::post("/oauth/token").header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+        let begun = tokio::time::Instant::now();
+        let refused = Form::read(request.body(body).unwrap()).await.err().unwrap();
+        assert_eq!((refused.status.as_u16(), refused.error), (408, "invalid_request"));
+        assert_eq!(begun.elapsed(), BODY_TIMEOUT);
+    }
+}

@@ -4,14 +4,12 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
-use http::HeaderValue;
 use postern_proto::completion::v1::{CompletionEvent, completion_event::Event};
 use postern_proto::gateway::v1 as pb;
 use postern_proto::gateway::v1::completion_service_client::CompletionServiceClient;
 use postern_proto::gateway::v1::completion_service_server::CompletionService;
 use postern_proto::{Failure, Feature, Reason};
-use postern_runtime::instance::{CLIENT_ADDRESS_HEADER, RELAY_TOKEN_HEADER};
-use postern_runtime::peer::client_of;
+use postern_runtime::peer::{client_of, vouch};
 use postern_runtime::request_id::RequestId;
 use postern_runtime::{auth, grpc};
 use tonic::transport::Channel;
@@ -45,12 +43,8 @@ impl RelayDoor {
             .max_encoding_message_size(grpc::MAX_MESSAGE_BYTES);
         tracing::info!(relay.features = features.len(), "relaying to the gateway");
         let mut request = grpc::onward(message, &id, &onward.token, grpc::timeout_of(&headers));
-        let caller = caller.and_then(|address| address.to_string().parse().ok());
-        if let (Some(caller), Ok(mut voucher)) = (caller, HeaderValue::from_str(&onward.voucher)) {
-            voucher.set_sensitive(true);
-            let metadata = request.metadata_mut().as_mut();
-            metadata.insert(CLIENT_ADDRESS_HEADER, caller);
-            metadata.insert(RELAY_TOKEN_HEADER, voucher);
+        if let Some(caller) = caller {
+            vouch(request.metadata_mut().as_mut(), &onward.voucher, caller).map_err(grpc::refuse)?;
         }
         Ok((client, request))
     }

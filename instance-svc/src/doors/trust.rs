@@ -192,9 +192,22 @@ struct Subscriber {
 }
 
 impl Subscriber {
-    /// Sends the snapshot, then each change, with heartbeats between, until the subscriber goes.
+    /// Feeds the subscriber until it goes, and ends its lease.
     async fn serve(
         mut self,
+        said: Streaming<pb::WatchTrustRequest>,
+        versions: watch::Receiver<Versions>,
+    ) -> Result<(), Failure> {
+        let ended = self.feed(said, versions).await;
+        if let Some(HeldLease { replica_id, .. }) = self.lease {
+            self.store.end_lease(&(replica_id + &self.stream)).await?;
+        }
+        ended
+    }
+
+    /// Sends the snapshot, then each change, with heartbeats between.
+    async fn feed(
+        &mut self,
         mut said: Streaming<pb::WatchTrustRequest>,
         mut versions: watch::Receiver<Versions>,
     ) -> Result<(), Failure> {
@@ -213,20 +226,19 @@ impl Subscriber {
             tokio::select! {
                 said = said.next() => match said {
                     Some(Ok(said)) => self.hear(said, told).await?,
-                    _ => break,
+                    _ => return Ok(()),
                 },
-                changed = news.changed() => {
-                    let Some(changes) = changed.ok().and_then(|()| self.trust.changes_after(told)) else { break };
-                    for change in changes {
+                // The sender lives as long as the trust state, which is ours.
+                Ok(()) = news.changed() => {
+                    let behind = || Failure::new(Reason::TrustStale, "this replica is too far behind; connect again");
+                    for change in self.trust.changes_after(told).ok_or_else(behind)? {
                         told = change.0;
                         self.send(Message::Delta(delta(change))).await;
                     }
                     self.send_seal().await;
                 }
                 changed = versions.changed() => {
-                    if changed.is_err() {
-                        break;
-                    }
+                    changed.map_err(|_| draining())?;
                     self.caller.still_may(&*self.store).await?;
                 }
                 _ = beat.tick() => {
@@ -238,10 +250,6 @@ impl Subscriber {
                 }
             }
         }
-        if let Some(HeldLease { replica_id, .. }) = self.lease {
-            self.store.end_lease(&(replica_id + &self.stream)).await?;
-        }
-        Ok(())
     }
 
     /// Sends the state that holds now, to be kept by a gateway.

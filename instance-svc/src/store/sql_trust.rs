@@ -218,6 +218,7 @@ impl TrustStore for SqlStore {
     }
 
     async fn trust_events(&self, after: u64) -> Result<Vec<(u64, TrustEvent)>, StoreError> {
+        let at_least = super::Store::versions(self).await?.trust;
         let rows = sqlx::query("SELECT sequence, event FROM trust_events WHERE sequence > $1 ORDER BY sequence")
             .bind(stored(after))
             .fetch_all(self.pool())
@@ -227,7 +228,8 @@ impl TrustStore for SqlStore {
             Ok((count(row, "sequence")?, serde_json::from_str(&text).map_err(|error| damaged(&error))?))
         };
         let events: Vec<(u64, TrustEvent)> = rows.iter().map(read).collect::<Result<_, StoreError>>()?;
-        let follows = events.iter().zip(after + 1..).all(|((sequence, _), expected)| *sequence == expected);
+        let follows = events.iter().zip(after + 1..).all(|((sequence, _), expected)| *sequence == expected)
+            && events.last().map_or(after, |(sequence, _)| *sequence) >= at_least;
         if follows { Ok(events) } else { Err(StoreError::Missing) }
     }
 

@@ -247,6 +247,8 @@ async fn events_come_without_a_gap_in_the_order_of_the_commits(Opened { store, .
         .unwrap();
     assert!(matches!(store.trust_events(begin).await, Err(StoreError::Missing)));
     assert_eq!(store.trust_events(begin + 3).await.unwrap().len(), 17);
+    store.run("DELETE FROM trust_events").await.unwrap();
+    assert!(matches!(store.trust_events(begin + 3).await, Err(StoreError::Missing)), "nothing is not no news");
 }
 
 async fn what_is_revoked_is_told_and_kept(Opened { store, again }: Opened) {

@@ -2047,10 +2047,10 @@ pub struct GetJwksResponse {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchTrustRequest {
     /// Required in the first message. Unique among the replicas of one fleet member, and new at each start: replicas share
-    /// audience and member but are told and acknowledge apart.
+    /// audience and member but are told and acknowledge apart. 1 to 64 visible ASCII characters other than #.
     #[prost(string, tag = "1")]
     pub replica_id: ::prost::alloc::string::String,
-    /// The last sequence number that the subscriber has put to use. Default: 0, none.
+    /// The last sequence number that the subscriber has put to use; never more than it was told. Default: 0, none.
     #[prost(uint64, tag = "2")]
     pub acknowledged_sequence: u64,
 }
@@ -5633,8 +5633,10 @@ pub mod token_service_client {
             self
         }
         /// Exchanges a credential for an access token (RFC 8693). The token holds what was asked for and is allowed, never more.
-        /// Callers: anyone with a credential; the credential is the authentication.
-        /// Reasons: CREDENTIAL_INVALID, ATTEMPTS_LIMITED, AUDIENCE_DENIED, SCOPE_DENIED, REQUEST_INVALID, STORE_UNAVAILABLE.
+        /// Callers: anyone with a credential; the credential is the authentication. A gateway that exchanges its caller's credential
+        /// says where that caller is in the metadata x-postern-client-address, and shows its own token in x-postern-relay-token.
+        /// Reasons: CREDENTIAL_INVALID, ATTEMPTS_LIMITED, AUDIENCE_DENIED, SCOPE_DENIED, REQUEST_INVALID, STORE_UNAVAILABLE; with
+        /// x-postern-relay-token also that token's, ROLE_MISSING and NETWORK_UNTRUSTED.
         pub async fn exchange_token(
             &mut self,
             request: impl tonic::IntoRequest<super::ExchangeTokenRequest>,
@@ -5769,8 +5771,10 @@ pub mod token_service_server {
     #[async_trait]
     pub trait TokenService: std::marker::Send + std::marker::Sync + 'static {
         /// Exchanges a credential for an access token (RFC 8693). The token holds what was asked for and is allowed, never more.
-        /// Callers: anyone with a credential; the credential is the authentication.
-        /// Reasons: CREDENTIAL_INVALID, ATTEMPTS_LIMITED, AUDIENCE_DENIED, SCOPE_DENIED, REQUEST_INVALID, STORE_UNAVAILABLE.
+        /// Callers: anyone with a credential; the credential is the authentication. A gateway that exchanges its caller's credential
+        /// says where that caller is in the metadata x-postern-client-address, and shows its own token in x-postern-relay-token.
+        /// Reasons: CREDENTIAL_INVALID, ATTEMPTS_LIMITED, AUDIENCE_DENIED, SCOPE_DENIED, REQUEST_INVALID, STORE_UNAVAILABLE; with
+        /// x-postern-relay-token also that token's, ROLE_MISSING and NETWORK_UNTRUSTED.
         async fn exchange_token(
             &self,
             request: tonic::Request<super::ExchangeTokenRequest>,

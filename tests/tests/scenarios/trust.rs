@@ -6,10 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use postern_proto::Reason;
 use postern_proto::gateway::v1 as pb;
 use postern_proto::instance::v1 as instance;
+use postern_proto::instance::v1::fleet_service_client::FleetServiceClient;
 use postern_proto::instance::v1::key_service_client::KeyServiceClient;
 use postern_proto::instance::v1::principal_service_client::PrincipalServiceClient;
 use postern_proto::instance::v1::token_service_client::TokenServiceClient;
+use postern_proto::instance::v1::trust_service_client::TrustServiceClient;
 use postern_tests::{Act, FakeModel, Forge, Stack, chunk, reason, soon, sse_head};
+use tokio_stream::StreamExt as _;
 use tonic::Status;
 
 async fn stack() -> (Stack, FakeModel) {
@@ -188,6 +191,29 @@ async fn each_thing_that_can_be_revoked_refuses_its_tokens_and_no_others() {
 
     // What is no good is revoked already.
     tokens.revoke_token(instance::RevokeTokenRequest { token: "nonsense".to_owned() }).await.unwrap();
+}
+
+#[tokio::test]
+async fn nobody_acknowledges_what_it_was_not_told() {
+    let (stack, _model) = stack().await;
+    let message = instance::CreateFleetMemberRequest {
+        name: "liar".to_owned(),
+        kind: Some(instance::create_fleet_member_request::Kind::Gateway(Default::default())),
+    };
+    let request = stack.administer(message).await;
+    let created = FleetServiceClient::new(stack.at_instance()).create_fleet_member(request).await.unwrap();
+    let token = stack.exchange(&created.into_inner().credential, "", &["instance:fleet"]).await.unwrap();
+    let lie = instance::WatchTrustRequest { replica_id: "r".to_owned(), acknowledged_sequence: u64::MAX };
+    let lies = tokio_stream::iter([lie]).chain(tokio_stream::pending());
+    let mut trust = TrustServiceClient::new(stack.at_instance());
+    let mut feed = trust.watch_trust(Stack::request(lies, &token)).await.unwrap().into_inner();
+    let status = loop {
+        match soon("the end of the feed", feed.message()).await {
+            Ok(more) => assert!(more.is_some(), "the feed ended without a word"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(reason(&status), Reason::RequestInvalid);
 }
 
 #[tokio::test]

@@ -174,7 +174,7 @@ impl Bench {
                 warnings: vec!["a warning".to_owned()],
             },
         };
-        let permit = Permit::of("usr", vec![model()]);
+        let permit = Permit::of(("ours", "usr"), vec![model()]);
         let place = self.pipeline.admission.admit(&permit)?;
         let session = self.pipeline.sessions.enter(&permit, None);
         let standing = self.pipeline.verifier.standing(self.pipeline.verifier.verify(&self.token, None)?);
