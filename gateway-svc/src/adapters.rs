@@ -14,6 +14,7 @@ use postern_proto::{Failure, Reason};
 use postern_runtime::grpc;
 use postern_runtime::instance::KeptToken;
 use postern_runtime::request_id::RequestId;
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -44,17 +45,15 @@ impl Adapter {
         let message = StreamGenerateRequest { generation: Some(generation) };
         let responses: Responses = match self {
             Self::Remote { channel, token } => {
-                let token = token.get().ok_or_else(|| {
-                    Failure::new(
-                        Reason::AdapterUnavailable,
-                        "the gateway has no token for its adapter; the instance gives it one",
-                    )
-                })?;
-                let request = grpc::onward(message, request_id, &token, None);
-                let mut client = ModelServiceClient::new(channel.clone())
+                let client = ModelServiceClient::new(channel.clone())
                     .max_decoding_message_size(grpc::MAX_MESSAGE_BYTES)
                     .max_encoding_message_size(grpc::MAX_MESSAGE_BYTES);
-                Box::pin(client.stream_generate(request).await.map_err(|status| lost(&status))?.into_inner())
+                let ask = |token: Arc<str>| {
+                    let request = grpc::onward(message.clone(), request_id, &token, None);
+                    let mut client = client.clone();
+                    async move { client.stream_generate(request).await }
+                };
+                Box::pin(introduced(token, ask).await?.into_inner())
             }
             Self::Embedded(service) => service
                 .stream_generate(grpc::onward(message, request_id, "", None))
@@ -67,6 +66,35 @@ impl Adapter {
             Err(status) => Err(lost(&status)),
         };
         Ok(Box::pin(responses.map(read)))
+    }
+}
+
+/// How long a gateway whose token an adapter does not know (any more, or yet) goes on introducing itself.
+const INTRODUCTION: Duration = Duration::from_secs(2);
+const INTRODUCTION_PAUSE: Duration = Duration::from_millis(50);
+
+/// Asks an adapter over the network. When keys are revoked, the adapter may hear of it before this gateway has another token,
+/// or after; it has tried nothing then, so it is asked again.
+async fn introduced<T, F>(token: &KeptToken, ask: impl Fn(Arc<str>) -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Status>>,
+{
+    let given_up = Instant::now() + INTRODUCTION;
+    loop {
+        let shown = token.get().ok_or_else(|| {
+            let message = "the gateway has no token for its adapter; the instance gives it one";
+            Failure::new(Reason::AdapterUnavailable, message)
+        })?;
+        let status = match ask(shown.clone()).await {
+            Ok(answer) => return Ok(answer),
+            Err(status) => status,
+        };
+        let refusal = Failure::from_status(&status, Reason::AdapterUnavailable).reason;
+        if !matches!(refusal, Reason::KeyUnknown | Reason::TokenRevoked) || Instant::now() > given_up {
+            return Err(lost(&status));
+        }
+        token.refused(&shown);
+        tokio::time::sleep(INTRODUCTION_PAUSE).await;
     }
 }
 
@@ -102,5 +130,52 @@ impl Adapters {
         self.0.get(group).ok_or_else(|| {
             Failure::new(Reason::AdapterUnavailable, format!("this gateway knows no adapter of the group `{group}`"))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use postern_runtime::SystemClock;
+    use postern_runtime::instance::Minted;
+
+    fn kept() -> KeptToken {
+        let kept = KeptToken::new(Arc::new(SystemClock));
+        kept.put(Minted { token: "old".into(), expires: u64::MAX });
+        kept
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_adapter_that_does_not_know_the_gateways_key_is_asked_again_with_the_token_of_the_moment() {
+        let (kept, asked) = (kept(), AtomicUsize::new(0));
+        let answer = introduced(&kept, async |token: Arc<str>| match asked.fetch_add(1, Ordering::Relaxed) {
+            0 => Err(grpc::refuse(Failure::new(Reason::KeyUnknown, "the key was revoked"))),
+            1 => {
+                kept.put(Minted { token: "new".into(), expires: u64::MAX });
+                Err(grpc::refuse(Failure::new(Reason::TokenRevoked, "so was the token")))
+            }
+            _ => Ok(token),
+        });
+        assert_eq!(&*answer.await.unwrap(), "new");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_adapter_that_never_accepts_the_gateway_is_given_up_and_one_that_refuses_the_request_is_not_asked_again()
+    {
+        for (refusal, told, most) in [
+            (Reason::KeyUnknown, Reason::AdapterUnavailable, 50),
+            (Reason::ModelRefusedRequest, Reason::ModelRefusedRequest, 1),
+        ] {
+            let (kept, asked) = (kept(), AtomicUsize::new(0));
+            let answer = introduced(&kept, async |_| {
+                asked.fetch_add(1, Ordering::Relaxed);
+                Err::<(), _>(grpc::refuse(Failure::new(refusal, "no")))
+            });
+            assert_eq!(answer.await.unwrap_err().reason, told);
+            let asked = asked.into_inner();
+            assert!((1..=most).contains(&asked), "{refusal:?}: {asked}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use postern_proto::instance::v1::token_service_client::TokenServiceClient;
 use postern_proto::{Failure, Reason};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 
@@ -173,9 +173,9 @@ impl InstanceLink {
     /// condition opens with the first.
     #[must_use]
     pub fn keep_token(&self, audience: String, scope: &'static str, given: Condition, notes: Notes) -> KeptToken {
-        let kept = KeptToken { current: Arc::default(), clock: self.clock.clone() };
+        let kept = KeptToken::new(self.clock.clone());
         if let Some(noted) = notes.token(&audience) {
-            kept.current.store(Some(Arc::new(noted)));
+            kept.put(noted);
             given.open();
         }
         let (link, slot) = (self.clone(), kept.clone());
@@ -189,12 +189,17 @@ impl InstanceLink {
                         pause = Pause::default();
                         let left = minted.expires.saturating_sub(link.clock.now());
                         notes.keep_token(&audience, &minted);
-                        slot.current.store(Some(Arc::new(minted)));
+                        slot.put(minted);
                         given.open();
                         let half = tokio::time::sleep(Duration::from_secs((left / 2).max(1)));
                         tokio::select! {
                             () = half => {}
                             Ok(()) = renewals.changed() => {}
+                            () = async {
+                                // Whoever refuses every token makes no flood of exchanges.
+                                tokio::time::sleep(FIRST_PAUSE).await;
+                                slot.refused.notified().await;
+                            } => {}
                         }
                     }
                     Err(failure) => {
@@ -268,15 +273,34 @@ pub async fn next<T>(stream: &mut tonic::Streaming<T>) -> Result<Option<T>, Fail
 #[derive(Clone)]
 pub struct KeptToken {
     current: Arc<ArcSwapOption<Minted>>,
+    refused: Arc<Notify>,
     clock: Arc<dyn Clock>,
 }
 
 impl KeptToken {
+    /// No token yet.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { current: Arc::default(), refused: Arc::default(), clock }
+    }
+
+    /// This one from now on.
+    pub fn put(&self, minted: Minted) {
+        self.current.store(Some(Arc::new(minted)));
+    }
+
     /// The token, while there is one that has not ended.
     #[must_use]
     pub fn get(&self) -> Option<Arc<str>> {
         let minted = self.current.load_full()?;
         (minted.expires > self.clock.now()).then(|| minted.token.clone())
+    }
+
+    /// Somebody did not accept this token: unless there is another by now, it is renewed before its time.
+    pub fn refused(&self, token: &str) {
+        if self.current.load().as_ref().is_some_and(|minted| &*minted.token == token) {
+            self.refused.notify_one();
+        }
     }
 }
 

@@ -152,9 +152,19 @@ async fn a_credential_goes_on_when_the_token_that_was_made_of_it_does_not() {
     let kid = Forge::header_of(&token)["kid"].as_str().unwrap().to_owned();
     let request = stack.administer(instance::RevokeKeyRequest { kid }).await;
     KeyServiceClient::new(stack.at_instance()).revoke_key(request).await.unwrap();
-    let refused = async { while post(&url, &token, &chat(false)).await.status != 401 {} };
+    // Also while some have heard of the revocation and others have not: the gateway's own token for its adapter ends with it.
+    // Only what was admitted before is cut.
+    let refused = async {
+        while post(&url, &token, &chat(false)).await.status != 401 {
+            let answer = post(&url, &stack.user, &chat(false)).await;
+            assert!(answer.status == 200 || answer.error_code() == "token_revoked", "{}", answer.text);
+        }
+    };
     soon("the end of the key", refused).await;
-    assert_eq!(post(&url, &stack.user, &chat(false)).await.status, 200);
+    for _ in 0..20 {
+        let answer = post(&url, &stack.user, &chat(false)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
 }
 
 #[tokio::test]
