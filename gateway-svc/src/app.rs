@@ -146,7 +146,9 @@ fn pipeline(
 ) -> Result<Pipeline, BuildError> {
     let notes = match &config.notes {
         Some(settings) => {
-            Notes::open(settings, second_line(&config.instance.credential_file).as_deref(), clock.clone())?
+            let pinned = || second_line(config.instance.credential_file.as_deref()?);
+            let root = config.instance.trust_root.clone().or_else(pinned);
+            Notes::open(settings, root.as_deref(), clock.clone())?
         }
         None => Notes::none(),
     };
@@ -165,7 +167,7 @@ fn pipeline(
                 },
             },
             AdapterConfig::Embedded(credential_file) => {
-                let as_adapter = InstanceConfig { credential_file: credential_file.clone(), ..config.instance.clone() };
+                let as_adapter = InstanceConfig::by_secret(config.instance.address.clone(), credential_file.clone());
                 let link = InstanceLink::new(&as_adapter, dialer, clock.clone(), lifecycle)?;
                 Adapter::Embedded(Arc::new(model_adapter::app::models(
                     &link,

@@ -150,6 +150,7 @@ impl GatewayConfig {
     /// # Errors
     /// [`ConfigError`] names the key.
     pub fn check(&self) -> Result<(), ConfigError> {
+        self.instance.check()?;
         loopback_without_tls("listen.grpc", self.listen.grpc, self.tls.as_ref())?;
         loopback_without_tls("listen.http", self.listen.http, self.tls.as_ref())?;
         self.issuers.iter().try_for_each(IssuerConfig::check)?;

@@ -1,9 +1,4 @@
 //! Other issuers whose tokens are believed, beside the gateway's own instance: what is demanded of each, and where its keys come from.
-//!
-//! Keys are fetched beside the requests, never for one: a token under a key that is not known is refused, and asks for a fetch.
-//! The last good keys stay in use through an outage, up to a bound; a set that cannot be read replaces nothing.
-
-mod source;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -14,11 +9,10 @@ use ipnet::IpNet;
 use postern_egress::Egress;
 use postern_proto::{Failure, Reason};
 use postern_runtime::config::ConfigError;
+use postern_runtime::key_source::{KeyPlace, KeySource};
 use postern_runtime::{Clock, Lifecycle, Verifier};
 use postern_token::{Algorithm, Form, IssuerProfile, OpenForm, Realm, Unverified};
 use serde::Deserialize;
-
-use source::{Place, Source};
 
 /// One `[[issuers]]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -64,6 +58,9 @@ pub struct IssuerConfig {
     /// The scopes that it is entitled to. Absent: all.
     #[serde(default)]
     pub scopes: Option<Vec<String>>,
+    /// The groups of this gateway's instance that callers with its tokens are in.
+    #[serde(default)]
+    pub groups: Vec<String>,
     /// Networks where callers with its tokens may be. Empty: anywhere.
     #[serde(default)]
     pub client_networks: Vec<IpNet>,
@@ -102,11 +99,11 @@ impl IssuerConfig {
         ConfigError::invalid(format!("issuers[{}].{key}", self.issuer), problem)
     }
 
-    fn place(&self) -> Result<Place, ConfigError> {
+    fn place(&self) -> Result<KeyPlace, ConfigError> {
         match (&self.jwks_file, &self.jwks_url, self.discovery) {
-            (Some(file), None, false) => Ok(Place::File(file.clone())),
-            (None, Some(url), false) => Place::url(url).map_err(|problem| self.fault("jwks_url", problem)),
-            (None, None, true) => Place::discovery(&self.issuer).map_err(|problem| self.fault("discovery", problem)),
+            (Some(file), None, false) => Ok(KeyPlace::file(file.clone())),
+            (None, Some(url), false) => KeyPlace::url(url).map_err(|problem| self.fault("jwks_url", problem)),
+            (None, None, true) => KeyPlace::discovery(&self.issuer).map_err(|problem| self.fault("discovery", problem)),
             _ => Err(self.fault("jwks_file", "name one of jwks_file, jwks_url and discovery")),
         }
     }
@@ -131,6 +128,7 @@ impl IssuerConfig {
             instances: self.instances.clone(),
             realm: self.realm,
             scopes: self.scopes.clone(),
+            groups: self.groups.clone(),
             client_networks: self.client_networks.clone(),
             form: Form::Open(form),
         })
@@ -140,7 +138,7 @@ impl IssuerConfig {
 /// The sources of the other issuers' keys.
 #[derive(Clone, Default)]
 pub struct Issuers {
-    by_issuer: Arc<HashMap<String, Arc<Source>>>,
+    by_issuer: Arc<HashMap<String, Arc<KeySource>>>,
 }
 
 impl Issuers {
@@ -158,9 +156,14 @@ impl Issuers {
         let mut by_issuer = HashMap::new();
         for config in configs {
             let max_age = Duration::from_secs(config.key_max_age_seconds);
-            let source = Source::new(config.place()?, config.profile()?, &config.key_networks, max_age, egress);
-            let source = Arc::new(source);
-            source.follow(verifier.clone(), clock.clone(), lifecycle);
+            let profile = config.profile()?;
+            let source = KeySource::new(config.issuer.clone(), config.place()?, &config.key_networks, max_age, egress);
+            let (source, verifier) = (Arc::new(source), verifier.clone());
+            let put = move |keys| verifier.replace_other(profile.clone(), keys);
+            let (followed, clock, stopping) = (source.clone(), clock.clone(), lifecycle.stopping().clone());
+            lifecycle.spawn_vital("issuer", async move {
+                stopping.run_until_cancelled(followed.follow(put, clock)).await;
+            });
             if by_issuer.insert(config.issuer.clone(), source).is_some() {
                 return Err(config.fault("issuer", "is given twice"));
             }

@@ -139,12 +139,15 @@ impl Pipeline {
         let table = self.routes.current()?;
         let served = |model: &Arc<Model>| -> Vec<Feature> {
             let bound = |feature: &Feature| table.bound(*feature).iter().any(|bound| bound.name == model.name);
-            let allowed = |feature: &Feature| verified.allows(feature.scope());
+            let allowed = |feature: &Feature| {
+                verified.allows(feature.scope()) && authorise::is_for(table.groups(*feature), &verified)
+            };
             Feature::ALL.into_iter().filter(|feature| bound(feature) && allowed(feature)).collect()
         };
         let address = self.address_of(&caller)?;
         authorise::within_the_issuers_networks(&verified, address)?;
-        let trusted = |model: &&Arc<Model>| authorise::trusts(model, address);
+        let trusted =
+            |model: &&Arc<Model>| authorise::trusts(model, address) && authorise::is_for(&model.groups, &verified);
         let all = table.models().filter(trusted).map(|model| (model.clone(), served(model)));
         Ok(all.filter(|(_, features)| !features.is_empty()).collect())
     }

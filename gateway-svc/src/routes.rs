@@ -29,8 +29,10 @@ pub struct Model {
     pub adapter_group: String,
     /// Where it is served.
     pub endpoints: Vec<String>,
-    /// Who may use it; empty for anyone with a token.
+    /// From where it may be used; empty for anywhere.
     pub client_networks: Vec<IpNet>,
+    /// The groups whose members may use it; empty for anyone.
+    pub groups: Vec<String>,
     /// Tokens of prompt and answer; 0 when not known.
     pub context_length: u32,
     /// Requests at once; `None` for no limit of its own.
@@ -62,14 +64,27 @@ impl Model {
 #[derive(Debug, Default)]
 pub struct RouteTable {
     models: BTreeMap<String, Arc<Model>>,
-    features: HashMap<Feature, Vec<Arc<Model>>>,
+    features: HashMap<Feature, Bound>,
+}
+
+/// What a feature is bound to, and for whom.
+#[derive(Debug, Default)]
+struct Bound {
+    models: Vec<Arc<Model>>,
+    groups: Vec<String>,
 }
 
 impl RouteTable {
     /// The models that a feature is bound to, in order of preference; empty when it is off.
     #[must_use]
     pub fn bound(&self, feature: Feature) -> &[Arc<Model>] {
-        self.features.get(&feature).map_or(&[], Vec::as_slice)
+        self.features.get(&feature).map_or(&[], |bound| bound.models.as_slice())
+    }
+
+    /// The groups whose members may use a feature; empty for anyone.
+    #[must_use]
+    pub fn groups(&self, feature: Feature) -> &[String] {
+        self.features.get(&feature).map_or(&[], |bound| bound.groups.as_slice())
     }
 
     /// All models by name.
@@ -89,20 +104,20 @@ impl RouteTable {
                 Err(problem) => tracing::error!(model.name = name, problem, "a model cannot be routed to"),
             }
         }
-        for pb::Feature { name, binding } in snapshot.features {
+        for pb::Feature { name, binding, groups } in snapshot.features {
             let (Ok(feature), Some(pb::feature::Binding::SelfHosted(bound))) = (name.parse::<Feature>(), binding)
             else {
                 continue;
             };
             let models = bound.models.iter().filter_map(|name| table.models.get(name).cloned()).collect();
-            table.features.insert(feature, models);
+            table.features.insert(feature, Bound { models, groups });
         }
         table
     }
 }
 
 fn model(wire: pb::RouteModel) -> Result<Model, String> {
-    let pb::RouteModel { name, family, adapter_group, endpoint_ids, client_networks, limits, timers } = wire;
+    let pb::RouteModel { name, family, adapter_group, endpoint_ids, client_networks, limits, timers, groups } = wire;
     let network = |text: &String| text.parse::<IpNet>().map_err(|error| format!("{text}: {error}"));
     let pb::Limits { context_length, max_concurrency } = limits.unwrap_or_default();
     let timers = timers.unwrap_or_default();
@@ -115,6 +130,7 @@ fn model(wire: pb::RouteModel) -> Result<Model, String> {
         adapter_group,
         endpoints: endpoint_ids,
         client_networks: client_networks.iter().map(network).collect::<Result<_, _>>()?,
+        groups,
         context_length,
         max_concurrency: usize::try_from(max_concurrency).ok().filter(|limit| *limit > 0),
         timers: Timers {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use postern_egress::Egress;
 use postern_proto::gateway::v1::completion_service_server::CompletionServiceServer;
 use postern_proto::instance::v1::audit_service_server::AuditServiceServer;
 use postern_proto::instance::v1::config_service_server::ConfigServiceServer;
@@ -44,7 +45,9 @@ use crate::doors::relay::RelayDoor;
 use crate::doors::token::TokenDoor;
 use crate::doors::trust::TrustDoor;
 use crate::exchange::{Exchange, Lifetimes};
+use crate::federation::Federation;
 use crate::fleet::Fleet;
+use crate::identity::Identities;
 use crate::introspection::Introspection;
 use crate::issuer::{Identity, Issuer};
 use crate::registry::Registry;
@@ -243,8 +246,12 @@ async fn routes(
     let lifetimes =
         Lifetimes { default: config.issuer.access_token_seconds, max: config.issuer.max_access_token_seconds };
     let issuer = Arc::new(Issuer::new(identity.clone(), trust.clone(), clock.clone()));
+    let federation = Federation::new(store.clone(), Egress::new()?, clock.clone(), &identity.issuer);
+    federation.follow(versions.clone(), lifecycle);
+    let identities =
+        Identities::new(store.clone(), credentials.clone(), federation.clone(), clock.clone(), &identity.issuer);
     let exchange =
-        Arc::new(Exchange::new(store.clone(), credentials.clone(), issuer.clone(), identity.issuer.clone(), lifetimes));
+        Arc::new(Exchange::new(store.clone(), identities, issuer.clone(), identity.issuer.clone(), lifetimes));
     let oauth =
         OAuthDoor { exchange: exchange.clone(), introspection: introspection.clone(), audit, clock: clock.clone() };
     let directory = Arc::new(Directory::new(store.clone(), credentials));
@@ -279,7 +286,7 @@ async fn routes(
         .add_service(TrustServiceServer::new(trust))
         .add_service(KeyServiceServer::new(key_door))
         .add_service(AuditServiceServer::new(AuditDoor { store: store.clone() }))
-        .add_service(PrincipalServiceServer::new(PrincipalDoor { directory: directory.clone() }))
+        .add_service(PrincipalServiceServer::new(PrincipalDoor { directory: directory.clone(), federation }))
         .add_service(FleetServiceServer::new(FleetDoor { directory, fleet: fleet.clone(), trust_root: root.public() }))
         .add_service(ModelRegistryServiceServer::new(ModelDoor { registry: registry.clone(), fleet }))
         .add_service(FeatureServiceServer::new(FeatureDoor { registry }))

@@ -1,4 +1,4 @@
-//! Limits failed attempts by the address that they come from. Credentials hold 256 random bits, so nobody guesses one; what is
+//! Limits failed attempts by the address that they come from, and by the name that they are made in. Credentials hold 256 random bits, so nobody guesses one; what is
 //! limited is the work and the noise that trying makes.
 //!
 //! A credential that has held a moment ago passes whatever its neighbours do: a flood from behind the same address does not lock
@@ -13,13 +13,22 @@ use tokio::time::Instant;
 
 /// Failures in a row that are forgiven, and how fast the score goes down.
 const BURST: f64 = 20.0;
+/// As much for one name, from wherever: more, for whoever knows the name could else keep its owner out.
+const BURST_OF_A_NAME: f64 = 200.0;
 const FORGIVEN_A_SECOND: f64 = 2.0;
 /// Addresses and known credentials that are remembered.
 const REMEMBERED: u64 = 10_000;
 /// How long a credential that held is known.
 const KNOWN_FOR: Duration = Duration::from_secs(600);
 
-/// The failures of one address.
+/// Whom failures are counted against.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Source {
+    Address(IpAddr),
+    Name(String),
+}
+
+/// The failures of one source.
 #[derive(Debug, Clone, Copy)]
 struct Score {
     failures: f64,
@@ -35,8 +44,7 @@ impl Score {
 /// The limit; its clones are one.
 #[derive(Clone)]
 pub struct Attempts {
-    scores: moka::sync::Cache<IpAddr, Arc<Mutex<Score>>>,
-    /// By the MAC under which the store knows them.
+    scores: moka::sync::Cache<Source, Arc<Mutex<Score>>>,
     known: moka::sync::Cache<String, ()>,
 }
 
@@ -55,39 +63,64 @@ fn bucket(address: IpAddr) -> IpAddr {
     }
 }
 
+/// What somebody tries.
+#[derive(Debug)]
+pub struct Attempt<'a> {
+    /// What is shown, as it is remembered among those that held.
+    pub handle: String,
+    /// Where it comes from; `None` for a call inside the process.
+    pub address: Option<IpAddr>,
+    /// Who it says it is, where it says so.
+    pub claimed: Option<&'a str>,
+}
+
+impl Attempt<'_> {
+    /// Whom a failure is counted against.
+    fn sources(&self) -> impl Iterator<Item = (Source, f64)> + '_ {
+        let address = self.address.map(|address| (Source::Address(bucket(address)), BURST));
+        // Bounded, for it is the caller's own text.
+        let claimed = self.claimed.map(|name| (Source::Name(name.chars().take(255).collect()), BURST_OF_A_NAME));
+        address.into_iter().chain(claimed)
+    }
+}
+
 impl Attempts {
-    fn score(&self, address: IpAddr) -> Arc<Mutex<Score>> {
-        let fresh = || Arc::new(Mutex::new(Score { failures: 0.0, at: Instant::now() }));
-        self.scores.get_with(bucket(address), fresh)
+    fn score(&self, source: Source) -> Arc<Mutex<Score>> {
+        self.scores.get_with(source, || Arc::new(Mutex::new(Score { failures: 0.0, at: Instant::now() })))
     }
 
-    /// Whether a credential of this MAC may be tried from this address.
+    /// Whether this may be tried.
     ///
     /// # Errors
     /// ATTEMPTS_LIMITED, with when to try again.
-    pub fn may_try(&self, mac: &str, address: Option<IpAddr>) -> Result<(), Failure> {
-        let Some(address) = address.filter(|_| !self.known.contains_key(mac)) else { return Ok(()) };
-        let failures = self.score(address).lock().unwrap_or_else(PoisonError::into_inner).now();
-        if failures < BURST {
+    pub fn may_try(&self, attempt: &Attempt<'_>) -> Result<(), Failure> {
+        if self.known.contains_key(&attempt.handle) {
             return Ok(());
         }
-        let wait = Duration::from_secs_f64((failures - BURST + 1.0) / FORGIVEN_A_SECOND);
-        let message = "too many attempts have failed from this address; try again later";
-        Err(Failure::new(Reason::AttemptsLimited, message).with_retry_after(wait))
+        for (source, burst) in attempt.sources() {
+            let failures = self.score(source).lock().unwrap_or_else(PoisonError::into_inner).now();
+            if failures >= burst {
+                let wait = Duration::from_secs_f64((failures - burst + 1.0) / FORGIVEN_A_SECOND);
+                let message = "too many attempts have failed from this address, or in this name; try again later";
+                return Err(Failure::new(Reason::AttemptsLimited, message).with_retry_after(wait));
+            }
+        }
+        Ok(())
     }
 
-    /// A credential held.
-    pub fn held(&self, mac: &str) {
-        self.known.insert(mac.to_owned(), ());
+    /// It held.
+    pub fn held(&self, attempt: &Attempt<'_>) {
+        self.known.insert(attempt.handle.clone(), ());
     }
 
-    /// A credential did not hold.
-    pub fn failed(&self, mac: &str, address: Option<IpAddr>) {
-        self.known.invalidate(mac);
-        let Some(address) = address else { return };
-        let score = self.score(address);
-        let mut score = score.lock().unwrap_or_else(PoisonError::into_inner);
-        *score = Score { failures: (score.now() + 1.0).min(BURST * 2.0), at: Instant::now() };
+    /// It did not hold.
+    pub fn failed(&self, attempt: &Attempt<'_>) {
+        self.known.invalidate(&attempt.handle);
+        for (source, burst) in attempt.sources() {
+            let score = self.score(source);
+            let mut score = score.lock().unwrap_or_else(PoisonError::into_inner);
+            *score = Score { failures: (score.now() + 1.0).min(burst * 2.0), at: Instant::now() };
+        }
     }
 }
 
@@ -95,27 +128,32 @@ impl Attempts {
 mod tests {
     use super::*;
 
-    fn tries(attempts: &Attempts, mac: &str, address: &str) -> bool {
-        attempts.may_try(mac, Some(address.parse().unwrap())).is_ok()
+    fn attempt<'a>(handle: &str, address: Option<&str>, claimed: Option<&'a str>) -> Attempt<'a> {
+        let address = address.map(|address| address.parse().unwrap());
+        Attempt { handle: handle.to_owned(), address, claimed }
+    }
+
+    fn tries(attempts: &Attempts, handle: &str, address: &str) -> bool {
+        attempts.may_try(&attempt(handle, Some(address), None)).is_ok()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_flood_is_turned_away_and_who_is_known_is_not() {
         let (attempts, here) = (Attempts::default(), "10.0.0.1");
-        attempts.held("good");
+        attempts.held(&attempt("good", None, None));
         for _ in 0..100 {
-            attempts.failed("bad", Some(here.parse().unwrap()));
+            attempts.failed(&attempt("bad", Some(here), None));
         }
         assert!(!tries(&attempts, "bad", here) && !tries(&attempts, "new", here));
         assert!(tries(&attempts, "good", here), "known a moment ago");
         assert!(tries(&attempts, "new", "10.0.0.2"), "another address");
-        assert!(attempts.may_try("new", None).is_ok(), "a call inside the process");
+        assert!(attempts.may_try(&attempt("new", None, None)).is_ok(), "a call inside the process");
         // The score has a top, so a long flood is forgiven as fast as a short one.
         tokio::time::advance(Duration::from_secs(11)).await;
         assert!(tries(&attempts, "new", here));
-        attempts.failed("good", None);
+        attempts.failed(&attempt("good", None, None));
         for _ in 0..100 {
-            attempts.failed("bad", Some(here.parse().unwrap()));
+            attempts.failed(&attempt("bad", Some(here), None));
         }
         assert!(!tries(&attempts, "good", here), "one that has ended is not known any more");
     }
@@ -124,9 +162,21 @@ mod tests {
     async fn an_ipv6_network_is_one_address() {
         let attempts = Attempts::default();
         for host in 0..100 {
-            attempts.failed("bad", Some(format!("2001:db8:1:2::{host}").parse().unwrap()));
+            attempts.failed(&attempt("bad", Some(&format!("2001:db8:1:2::{host}")), None));
         }
         assert!(!tries(&attempts, "new", "2001:db8:1:2:ffff::1"));
         assert!(tries(&attempts, "new", "2001:db8:1:3::1"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_is_tried_so_often_from_wherever_and_its_owner_gets_in() {
+        let attempts = Attempts::default();
+        attempts.held(&attempt("good", None, Some("eve")));
+        for host in 0..1000 {
+            attempts.failed(&attempt("bad", Some(&format!("10.0.{}.{}", host / 250, host % 250)), Some("eve")));
+        }
+        let tries = |handle, name| attempts.may_try(&attempt(handle, Some("10.1.0.1"), Some(name))).is_ok();
+        assert!(!tries("bad", "eve"));
+        assert!(tries("good", "eve") && tries("bad", "bob"));
     }
 }

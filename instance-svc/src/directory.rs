@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use postern_proto::{Failure, MemberName, PrincipalName, Reason};
+use postern_proto::{Failure, GroupName, MemberName, PrincipalName, Reason};
 use postern_runtime::config::PeerAddress;
 use postern_token::Secret;
 use tokio::sync::Mutex;
 
 use crate::credentials::Credentials;
-use crate::store::{CredentialRecord, Found, Kind, Millis, PrincipalRecord, Purpose, Role, Store};
+use crate::store::{CredentialRecord, Found, Kind, Millis, PrincipalRecord, Proof, Purpose, Role, Store};
 
 /// What a new fleet member is.
 #[derive(Debug, Clone)]
@@ -26,6 +26,49 @@ pub enum NewMember {
         /// Empty: default.
         group: String,
     },
+}
+
+/// What a new credential is.
+#[derive(Debug, Clone)]
+pub struct NewCredential {
+    /// For what.
+    pub purpose: Purpose,
+    /// What its maker calls it.
+    pub label: String,
+    /// When it ends.
+    pub expires_at: Option<Millis>,
+    /// Where it may be used from; empty for anywhere.
+    pub networks: Vec<IpNet>,
+    /// How it is proved; `None`: by a secret that is made for it.
+    pub proof: Option<Proof>,
+}
+
+impl NewCredential {
+    /// One that does not end by itself and may be used from anywhere.
+    fn plain(purpose: Purpose, label: &str, proof: Option<Proof>) -> Self {
+        Self { purpose, label: label.to_owned(), expires_at: None, networks: Vec::new(), proof }
+    }
+}
+
+/// Groups of one principal, feature or model.
+const MOST_GROUPS: usize = 32;
+
+/// Checks the names of groups.
+///
+/// # Errors
+/// REQUEST_INVALID names the field.
+pub fn groups(field: &str, names: Vec<String>) -> Result<Vec<String>, Failure> {
+    if names.len() > MOST_GROUPS {
+        return Err(Failure::field(field, format!("at most {MOST_GROUPS} groups")));
+    }
+    let mut groups: Vec<String> = Vec::new();
+    for name in names {
+        let name = GroupName::new(name).map_err(|error| Failure::field(field, error.to_string()))?;
+        if !groups.iter().any(|known| known == name.as_str()) {
+            groups.push(name.into());
+        }
+    }
+    Ok(groups)
 }
 
 /// The kinds of people and programs.
@@ -69,19 +112,55 @@ impl Directory {
     ///
     /// # Errors
     /// REQUEST_INVALID, ALREADY_EXISTS, STORE_UNAVAILABLE.
-    pub async fn add_person(&self, name: String, kind: Kind, roles: Vec<Role>) -> Result<PrincipalRecord, Failure> {
+    pub async fn add_person(
+        &self,
+        name: String,
+        kind: Kind,
+        roles: Vec<Role>,
+        groups: Vec<String>,
+    ) -> Result<PrincipalRecord, Failure> {
         let name = PrincipalName::new(name).map_err(|error| Failure::field("name", error.to_string()))?;
         let prefix = if kind == Kind::User { "usr" } else { "svc" };
         let record = self.record(prefix, name.into(), kind, roles).await?;
+        let record = PrincipalRecord { groups: self::groups("groups", groups)?, ..record };
         self.add(record.clone(), None).await?;
         Ok(record)
     }
 
-    /// Adds a gateway or an adapter, with its credential.
+    /// Gives a user or service account other roles and groups. The last administrator stays one.
+    ///
+    /// # Errors
+    /// REQUEST_INVALID, NOT_FOUND, IN_USE, STORE_UNAVAILABLE.
+    pub async fn update(&self, name: &str, roles: &[Role], groups: Vec<String>) -> Result<PrincipalRecord, Failure> {
+        let _changing = self.changing.lock().await;
+        let groups = self::groups("groups", groups)?;
+        if !roles.contains(&Role::Admin) {
+            self.is_not_the_last_admin(name, &self.list(PEOPLE).await?)?;
+        }
+        self.store.update_principal(name, PEOPLE, roles, &groups).await.map_err(|error| match error.into() {
+            Failure { reason: Reason::NotFound, .. } => not_found(name),
+            failure => failure,
+        })
+    }
+
+    fn is_not_the_last_admin(&self, name: &str, all: &[PrincipalRecord]) -> Result<(), Failure> {
+        let mut admins = all.iter().filter(|principal| is_admin(principal));
+        if admins.next().is_some_and(|admin| admin.name == name) && admins.next().is_none() {
+            return Err(Failure::new(Reason::InUse, format!("`{name}` is the last administrator")));
+        }
+        Ok(())
+    }
+
+    /// Adds a gateway or an adapter, with its credential, and the secret when that is how it is proved.
     ///
     /// # Errors
     /// REQUEST_INVALID, ALREADY_EXISTS, STORE_UNAVAILABLE.
-    pub async fn add_member(&self, name: String, member: NewMember) -> Result<(PrincipalRecord, Secret), Failure> {
+    pub async fn add_member(
+        &self,
+        name: String,
+        member: NewMember,
+        proof: Option<Proof>,
+    ) -> Result<(PrincipalRecord, Option<Secret>), Failure> {
         let name = MemberName::new(name).map_err(|error| Failure::field("name", error.to_string()))?;
         let record = match member {
             NewMember::Gateway { audience, address } => {
@@ -116,7 +195,7 @@ impl Directory {
                 PrincipalRecord { adapter_group: Some(group.into()), ..record }
             }
         };
-        let (credential, secret) = self.issue(&record, Purpose::Fleet, "", None, &[]).await?;
+        let (credential, secret) = self.issue(&record, NewCredential::plain(Purpose::Fleet, "", proof)).await?;
         self.add(record.clone(), Some(credential)).await?;
         Ok((record, secret))
     }
@@ -128,19 +207,20 @@ impl Directory {
     /// REQUEST_INVALID, ALREADY_EXISTS for another principal of the name, STORE_UNAVAILABLE.
     pub async fn bootstrap(&self, name: String) -> Result<Option<Secret>, Failure> {
         let _changing = self.changing.lock().await;
+        let first = || NewCredential::plain(Purpose::Administration, "bootstrap", None);
         if !self.live_ways_in().await?.is_empty() {
             return Ok(None);
         }
         if let Some(admin) = self.list(PEOPLE).await?.into_iter().find(is_admin) {
-            let (credential, secret) = self.issue(&admin, Purpose::Administration, "bootstrap", None, &[]).await?;
+            let (credential, secret) = self.issue(&admin, first()).await?;
             self.store.add_credential(credential).await?;
-            return Ok(Some(secret));
+            return Ok(secret);
         }
         let name = PrincipalName::new(name).map_err(|error| Failure::field("name", error.to_string()))?;
         let record = self.record("usr", name.into(), Kind::User, vec![Role::Admin]).await?;
-        let (credential, secret) = self.issue(&record, Purpose::Administration, "bootstrap", None, &[]).await?;
+        let (credential, secret) = self.issue(&record, first()).await?;
         self.add(record, Some(credential)).await?;
-        Ok(Some(secret))
+        Ok(secret)
     }
 
     /// The live credentials with which somebody can administer as admin, by id.
@@ -170,6 +250,7 @@ impl Directory {
             name,
             kind,
             roles,
+            groups: Vec::new(),
             audience: None,
             address: None,
             adapter_group: None,
@@ -197,58 +278,72 @@ impl Directory {
     pub async fn remove(&self, name: &str, kinds: &[Kind]) -> Result<(), Failure> {
         let _changing = self.changing.lock().await;
         let all = self.list(kinds).await?;
-        let mut admins = all.iter().filter(|principal| is_admin(principal));
-        if admins.next().is_some_and(|admin| admin.name == name) && admins.next().is_none() {
-            return Err(Failure::new(Reason::InUse, format!("`{name}` is the last administrator")));
-        }
+        self.is_not_the_last_admin(name, &all)?;
         self.store.remove_principal(name, kinds).await.map_err(|error| match error.into() {
             Failure { reason: Reason::NotFound, .. } => not_found(name),
             failure => failure,
         })
     }
 
-    /// Makes a credential for a user or a service account.
+    /// Makes a credential for a user or a service account, and the secret when that is how it is proved.
     ///
     /// # Errors
-    /// NOT_FOUND, REQUEST_INVALID, STORE_UNAVAILABLE.
+    /// NOT_FOUND, REQUEST_INVALID, ALREADY_EXISTS, STORE_UNAVAILABLE.
     pub async fn add_credential(
         &self,
         principal: &str,
-        purpose: Purpose,
-        label: &str,
-        expires_at: Option<Millis>,
-        networks: &[IpNet],
-    ) -> Result<(CredentialRecord, Secret), Failure> {
-        if label.chars().count() > 100 || postern_token::has_control(label) {
+        new: NewCredential,
+    ) -> Result<(CredentialRecord, Option<Secret>), Failure> {
+        if new.label.chars().count() > 100 || postern_token::has_control(&new.label) {
             return Err(Failure::field("label", "must be at most 100 characters without control characters"));
         }
-        if expires_at.is_some_and(|end| end / 1000 * 1000 != end) {
+        if new.expires_at.is_some_and(|end| end / 1000 * 1000 != end) {
             return Err(Failure::field("expire_time", "must be a whole second"));
         }
         let principal = self.get(principal, PEOPLE).await?;
-        if purpose == Purpose::Administration && principal.roles.is_empty() {
+        if new.purpose == Purpose::Administration && principal.roles.is_empty() {
             return Err(Failure::field("purpose", format!("`{}` has no role to administer with", principal.name)));
         }
-        let (record, secret) = self.issue(&principal, purpose, label, expires_at, networks).await?;
-        self.store.add_credential(record.clone()).await?;
+        let (record, secret) = self.issue(&principal, new).await?;
+        self.store.add_credential(record.clone()).await.map_err(|error| match error.into() {
+            Failure { reason: Reason::AlreadyExists, .. } => {
+                Failure::new(Reason::AlreadyExists, "a live credential is proved by that already")
+            }
+            failure => failure,
+        })?;
         Ok((record, secret))
     }
 
     async fn issue(
         &self,
         principal: &PrincipalRecord,
-        purpose: Purpose,
-        label: &str,
-        expires_at: Option<Millis>,
-        networks: &[IpNet],
-    ) -> Result<(CredentialRecord, Secret), Failure> {
-        let now = self.store.now().await?;
-        if expires_at.is_some_and(|end| end <= now) {
+        new: NewCredential,
+    ) -> Result<(CredentialRecord, Option<Secret>), Failure> {
+        let NewCredential { purpose, label, expires_at, networks, proof } = new;
+        let created_at = self.store.now().await?;
+        if expires_at.is_some_and(|end| end <= created_at) {
             return Err(Failure::field("expire_time", "has passed"));
         }
-        self.credentials
-            .issue((&principal.id, principal.kind), purpose, label, (now, expires_at), networks)
-            .map_err(Failure::internal)
+        let (proof, secret) = match proof {
+            Some(proof) => (proof, None),
+            None => {
+                let secret = self.credentials.secret(principal.kind).map_err(Failure::internal)?;
+                (Proof::Secret { mac: self.credentials.mac(&secret) }, Some(secret))
+            }
+        };
+        let record = CredentialRecord {
+            id: format!("crd_{}", uuid::Uuid::now_v7().simple()),
+            principal_id: principal.id.clone(),
+            purpose,
+            label,
+            proof,
+            created_at,
+            expires_at,
+            revoked_at: None,
+            last_used_at: None,
+            networks,
+        };
+        Ok((record, secret))
     }
 
     /// A principal's credentials, oldest first.

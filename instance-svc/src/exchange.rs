@@ -5,12 +5,9 @@ use std::sync::Arc;
 
 use postern_proto::{Failure, Feature, Reason};
 use postern_runtime::instance::{FLEET_SCOPE, GENERATE_SCOPE};
-use postern_token::Secret;
 
-use crate::attempts::Attempts;
-use crate::credentials::{self, Credentials};
+use crate::identity::{Identities, Shown};
 use crate::issuer::{Grant, Issuer, Minted};
-use crate::metrics;
 use crate::store::{Found, Kind, PrincipalRecord, Purpose, Store};
 
 /// The scope of administrators' tokens at the instance.
@@ -78,9 +75,8 @@ impl Exchanged {
 /// The exchange.
 pub struct Exchange {
     store: Arc<dyn Store>,
-    credentials: Credentials,
+    identities: Identities,
     issuer: Arc<Issuer>,
-    attempts: Attempts,
     /// The instance's own audience.
     own_audience: String,
     lifetimes: Lifetimes,
@@ -91,23 +87,34 @@ impl Exchange {
     #[must_use]
     pub fn new(
         store: Arc<dyn Store>,
-        credentials: Credentials,
+        identities: Identities,
         issuer: Arc<Issuer>,
         own_audience: String,
         lifetimes: Lifetimes,
     ) -> Self {
-        Self { store, credentials, issuer, attempts: Attempts::default(), own_audience, lifetimes }
+        Self { store, identities, issuer, own_audience, lifetimes }
     }
 
-    /// Exchanges a credential.
+    /// Exchanges a proof of identity.
     ///
     /// # Errors
-    /// CREDENTIAL_INVALID, AUDIENCE_DENIED, SCOPE_DENIED, REQUEST_INVALID, STORE_UNAVAILABLE.
-    pub async fn exchange(&self, credential: &str, asked: Asked) -> Result<Exchanged, Failure> {
-        let found = self.recognise(credential, asked.address).await?;
+    /// CREDENTIAL_INVALID, ATTEMPTS_LIMITED, AUDIENCE_DENIED, SCOPE_DENIED, REQUEST_INVALID, TRUST_UNAVAILABLE, STORE_UNAVAILABLE.
+    pub async fn exchange(&self, shown: Shown<'_>, asked: Asked) -> Result<Exchanged, Failure> {
+        let found = self.recognise(shown, purpose(&asked.scope), None, asked.address).await?;
+        self.exchange_for(found, asked).await
+    }
+
+    /// Exchanges for whom has proved to be who they are.
+    ///
+    /// # Errors
+    /// As [`Exchange::exchange`]; CREDENTIAL_INVALID is the actor's.
+    pub async fn exchange_for(&self, found: Found, asked: Asked) -> Result<Exchanged, Failure> {
         let actor = match asked.actor_token.as_str() {
             "" => asked.actor,
-            token => Some(self.recognise(token, asked.address).await?.principal.id),
+            token => {
+                let shown = Shown::Secret(token);
+                Some(self.recognise(shown, Purpose::Inference, None, asked.address).await?.principal.id)
+            }
         };
         let gateways = match found.credential.purpose {
             Purpose::Inference => self.gateways().await?,
@@ -117,6 +124,7 @@ impl Exchange {
         let scope = scope(&found, &audience, &self.own_audience, &asked.scope)?;
         let grant = Grant {
             subject: found.principal.id,
+            groups: found.principal.groups,
             audience: audience.clone(),
             scope: scope.clone(),
             credential: found.credential.id,
@@ -132,25 +140,18 @@ impl Exchange {
         Ok(Exchanged { minted, audience, scope, subject, credential: used })
     }
 
-    /// The live credential behind a secret, with its owner.
+    /// Who it is.
     ///
     /// # Errors
-    /// CREDENTIAL_INVALID with no word on why; ATTEMPTS_LIMITED, STORE_UNAVAILABLE.
-    pub async fn recognise(&self, credential: &str, address: Option<IpAddr>) -> Result<Found, Failure> {
-        let mac = Secret::parse(credential).map(|secret| self.credentials.mac(&secret)).unwrap_or_default();
-        self.attempts.may_try(&mac, address)?;
-        match credentials::recognise(&*self.store, &self.credentials, credential, address).await? {
-            Some(found) => {
-                self.attempts.held(&mac);
-                Ok(found)
-            }
-            None => {
-                metrics::credential_refused();
-                self.attempts.failed(&mac, address);
-                let message = "the credential is unknown, revoked, ended or used from elsewhere";
-                Err(Failure::new(Reason::CredentialInvalid, message))
-            }
-        }
+    /// As [`Identities::recognise`].
+    pub async fn recognise(
+        &self,
+        shown: Shown<'_>,
+        purpose: Purpose,
+        claimed: Option<&str>,
+        address: Option<IpAddr>,
+    ) -> Result<Found, Failure> {
+        self.identities.recognise(shown, purpose, claimed, address).await
     }
 
     async fn gateways(&self) -> Result<Vec<PrincipalRecord>, Failure> {
@@ -165,6 +166,19 @@ impl Exchange {
             Some(seconds) if (1..=self.lifetimes.max).contains(&seconds) => Ok(seconds),
             Some(_) => Err(Failure::field("lifetime", format!("must be 1 to {} seconds", self.lifetimes.max))),
         }
+    }
+}
+
+/// What a credential must be for, to be given these scopes.
+#[must_use]
+pub fn purpose(scope: &[String]) -> Purpose {
+    let asked = |of: &[&str]| scope.iter().any(|one| of.contains(&one.as_str()));
+    if asked(&[ADMIN_SCOPE]) {
+        Purpose::Administration
+    } else if asked(&[FLEET_SCOPE, GENERATE_SCOPE]) {
+        Purpose::Fleet
+    } else {
+        Purpose::Inference
     }
 }
 
@@ -224,7 +238,7 @@ fn scope(found: &Found, audience: &str, own: &str, asked: &[String]) -> Result<V
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::CredentialRecord;
+    use crate::store::{CredentialRecord, Proof};
 
     const OWN: &str = "https://instance.test";
 
@@ -235,7 +249,7 @@ mod tests {
                 principal_id: "p_1".to_owned(),
                 purpose,
                 label: String::new(),
-                mac: String::new(),
+                proof: Proof::Secret { mac: String::new() },
                 created_at: 0,
                 expires_at: None,
                 revoked_at: None,
@@ -252,6 +266,7 @@ mod tests {
             name: "p".to_owned(),
             kind,
             roles: Vec::new(),
+            groups: Vec::new(),
             audience: audience.map(str::to_owned),
             address: None,
             adapter_group: None,

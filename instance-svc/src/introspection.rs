@@ -89,7 +89,7 @@ impl Introspection {
         if !Secret::looks_like_one(presented) {
             return self.verify(presented).map(drop).map_err(refused);
         }
-        match credentials::recognise_anywhere(&*self.store, &self.credentials, presented).await? {
+        match credentials::recognise(&*self.store, &self.credentials, presented).await? {
             Some(_) => Ok(()),
             None => Err(Failure::new(Reason::CredentialInvalid, "the credential is unknown, revoked or ended")),
         }
@@ -102,7 +102,7 @@ impl Introspection {
     /// STORE_UNAVAILABLE.
     pub async fn revoke(&self, presented: &str) -> Result<Option<String>, Failure> {
         if Secret::looks_like_one(presented) {
-            let found = credentials::recognise_anywhere(&*self.store, &self.credentials, presented).await?;
+            let found = credentials::recognise(&*self.store, &self.credentials, presented).await?;
             let Some(found) = found else { return Ok(None) };
             tracing::info!(credential.id = found.credential.id, "credential revoked by its holder");
             self.store.revoke_credential(&found.credential.id).await?;

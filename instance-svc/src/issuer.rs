@@ -25,6 +25,8 @@ pub struct Identity {
 pub struct Grant {
     /// The `sub`.
     pub subject: String,
+    /// The groups that it is in.
+    pub groups: Vec<String>,
     /// The one audience.
     pub audience: String,
     /// The scopes.
@@ -98,6 +100,7 @@ impl Issuer {
             postern_instance: Some(self.identity.instance_id.clone()),
             postern_realm: Some(Realm::SelfManaged),
             postern_credential: Some(grant.credential),
+            postern_groups: grant.groups,
             act: grant.actor.map(|sub| Actor { sub }),
             cnf: grant.certificate.map(|thumbprint| Confirmation { x5t_s256: Some(thumbprint) }),
         };

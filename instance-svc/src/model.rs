@@ -18,8 +18,11 @@ pub struct ModelSpec {
     pub endpoints: Vec<EndpointSpec>,
     /// Its name at its server.
     pub identifier: String,
-    /// Who may use it.
+    /// From where it may be used.
     pub client_networks: Vec<IpNet>,
+    /// The groups whose members may use it; empty for anyone.
+    #[serde(default)]
+    pub groups: Vec<String>,
     /// Where the adapter may connect.
     pub endpoint_networks: Vec<IpNet>,
     /// Which adapters serve it.
@@ -69,6 +72,7 @@ impl ModelSpec {
             adapter_group,
             limits,
             timers,
+            groups,
             // Output only.
             credential_kind: _,
             version: _,
@@ -92,6 +96,7 @@ impl ModelSpec {
             identifier: text("model.identifier", default(identifier, name.as_str()), 255)?,
             client_networks: networks("model.client_networks", &client_networks)?,
             endpoint_networks: networks("model.endpoint_networks", &endpoint_networks)?,
+            groups: crate::directory::groups("model.groups", groups)?,
             adapter_group: group.into(),
             context_length: limits.context_length,
             max_concurrency: limits.max_concurrency,
@@ -265,6 +270,8 @@ mod tests {
             (pb::Model { client_networks: vec!["10.0.0.1/8".to_owned()], ..sample() }, "model.client_networks"),
             (pb::Model { endpoint_networks: vec!["here".to_owned()], ..sample() }, "model.endpoint_networks"),
             (pb::Model { adapter_group: "A".to_owned(), ..sample() }, "model.adapter_group"),
+            (pb::Model { groups: vec!["A".to_owned()], ..sample() }, "model.groups"),
+            (pb::Model { groups: (0..33).map(|n| format!("g{n}")).collect(), ..sample() }, "model.groups"),
             (pb::Model { timers: timers(duration(0)), ..sample() }, "model.timers.connect"),
             (pb::Model { timers: timers(duration(3_600_001)), ..sample() }, "model.timers.connect"),
         ];

@@ -12,14 +12,41 @@ use crate::model::ModelSpec;
 use crate::seal::Sealer;
 use crate::store::{Change, Millis, ModelRecord, Store};
 
-/// What a feature is bound to, as it is stored.
+/// What a feature is bound to, and for whom, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Stored")]
+pub struct Binding {
+    /// To what.
+    pub to: BoundTo,
+    /// The groups whose members may use it; empty for anyone.
+    pub groups: Vec<String>,
+}
+
+/// What a feature is bound to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Binding {
+pub enum BoundTo {
     /// Off.
     Disabled,
     /// Models of this instance, in order of preference.
     SelfHosted(Vec<String>),
+}
+
+/// A binding as any version of Postern stored it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Stored {
+    Now { to: BoundTo, groups: Vec<String> },
+    BeforeGroups(BoundTo),
+}
+
+impl From<Stored> for Binding {
+    fn from(stored: Stored) -> Self {
+        match stored {
+            Stored::Now { to, groups } => Self { to, groups },
+            Stored::BeforeGroups(to) => Self { to, groups: Vec::new() },
+        }
+    }
 }
 
 /// A registered model.
@@ -157,7 +184,7 @@ impl Registry {
     pub async fn remove(&self, name: &str) -> Result<(), Failure> {
         let _changing = self.changing.lock().await;
         for (feature, binding) in self.bindings().await? {
-            if matches!(&binding, Binding::SelfHosted(models) if models.iter().any(|model| model == name)) {
+            if matches!(&binding.to, BoundTo::SelfHosted(models) if models.iter().any(|model| model == name)) {
                 return Err(Failure::new(
                     Reason::InUse,
                     format!(
@@ -207,7 +234,7 @@ impl Registry {
     /// REQUEST_INVALID, MODEL_NOT_FOUND, STORE_UNAVAILABLE.
     pub async fn bind(&self, feature: Feature, binding: &Binding) -> Result<(), Failure> {
         let _changing = self.changing.lock().await;
-        if let Binding::SelfHosted(models) = binding {
+        if let BoundTo::SelfHosted(models) = &binding.to {
             if models.is_empty() || models.len() > MAX_BOUND_MODELS {
                 return Err(Failure::field("feature.self_hosted.models", format!("must be 1 to {MAX_BOUND_MODELS}")));
             }
@@ -268,5 +295,24 @@ fn missing_model(failure: Failure, name: &str) -> Failure {
             format!("there is no model `{name}`; `postern model list` shows those there are"),
         ),
         _ => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binding_of_before_there_were_groups_is_read() {
+        let models = BoundTo::SelfHosted(vec!["m".to_owned()]);
+        for (text, to, groups) in [
+            (r#""disabled""#, BoundTo::Disabled, vec![]),
+            (r#"{"self_hosted":["m"]}"#, models.clone(), vec![]),
+            (r#"{"to":{"self_hosted":["m"]},"groups":["g"]}"#, models, vec!["g".to_owned()]),
+        ] {
+            let binding: Binding = serde_json::from_str(text).unwrap();
+            assert_eq!(binding, Binding { to, groups }, "{text}");
+            assert_eq!(serde_json::from_str::<Binding>(&json(&binding).unwrap()).unwrap(), binding);
+        }
     }
 }

@@ -12,6 +12,7 @@ use postern_token::Secret;
 use tonic::transport::Channel;
 
 use crate::exchange::{Asked, Exchange};
+use crate::identity::Shown;
 use crate::issuer::{Grant, Issuer};
 use crate::store::{Kind, Store};
 
@@ -88,7 +89,7 @@ impl Relay {
             let scope = features.iter().map(|feature| feature.scope().to_owned()).collect();
             let (audience, actor) = (audience.clone(), Some(self.instance_id.clone()));
             let asked = Asked { audience, scope, actor, address: caller, ..Asked::default() };
-            self.exchange.exchange(presented, asked).await?.minted.token
+            self.exchange.exchange(Shown::Secret(presented), asked).await?.minted.token
         } else {
             presented.to_owned()
         };
@@ -104,6 +105,7 @@ impl Relay {
         }
         let grant = Grant {
             subject: self.instance_id.clone(),
+            groups: Vec::new(),
             audience: audience.to_owned(),
             scope: vec![RELAY_SCOPE.to_owned()],
             credential: self.instance_id.clone(),

@@ -13,7 +13,8 @@ use postern_proto::{Failure, Reason};
 
 pub use audit::{AuditRow, AuditStore};
 pub use records::{
-    Change, CredentialRecord, Found, InstanceRecord, Kind, ModelRecord, PrincipalRecord, Purpose, Role, Versions,
+    Change, CredentialRecord, FederatedIssuerRecord, Found, InstanceRecord, Kind, ModelRecord, PrincipalRecord, Proof,
+    Purpose, Role, Versions, handle_of_certificate,
 };
 pub use sql::SqlStore;
 pub use trust::{Activation, ActivationRule, KeyRecord, KeyState, NewKey, TrustEvent, TrustStore};
@@ -75,6 +76,14 @@ pub trait Store: TrustStore + AuditStore {
         principal: PrincipalRecord,
         credential: Option<CredentialRecord>,
     ) -> Result<(), StoreError>;
+    /// Gives a principal of one of these kinds other roles and groups. When it has left a group, its tokens are revoked.
+    async fn update_principal(
+        &self,
+        name: &str,
+        kinds: &[Kind],
+        roles: &[Role],
+        groups: &[String],
+    ) -> Result<PrincipalRecord, StoreError>;
     /// Removes a principal of one of these kinds with its credentials, and revokes its tokens.
     async fn remove_principal(&self, name: &str, kinds: &[Kind]) -> Result<(), StoreError>;
 
@@ -86,10 +95,21 @@ pub trait Store: TrustStore + AuditStore {
     async fn revoke_credential(&self, id: &str) -> Result<(), StoreError>;
     /// Remembers that a credential was used now.
     async fn credential_used(&self, id: &str) -> Result<(), StoreError>;
-    /// The credential of this MAC with its principal.
-    async fn credential_by_mac(&self, mac: &str) -> Result<Option<Found>, StoreError>;
+    /// The credential of this handle with its principal.
+    async fn credential_by_handle(&self, handle: &str) -> Result<Option<Found>, StoreError>;
+    /// The credentials that a token of this issuer for this subject may prove, with their principals.
+    async fn federated_credentials(&self, issuer: &str, subject: &str) -> Result<Vec<Found>, StoreError>;
+    /// Remembers that an assertion was used, until this second; [`StoreError::Exists`] when it was before.
+    async fn use_assertion(&self, id: &str, until: u64) -> Result<(), StoreError>;
     /// The credential of this id with its principal.
     async fn credential_by_id(&self, id: &str) -> Result<Option<Found>, StoreError>;
+
+    /// The federated issuers by issuer.
+    async fn federated_issuers(&self) -> Result<Vec<FederatedIssuerRecord>, StoreError>;
+    /// Adds a federated issuer.
+    async fn add_federated_issuer(&self, issuer: FederatedIssuerRecord) -> Result<(), StoreError>;
+    /// Removes a federated issuer.
+    async fn remove_federated_issuer(&self, issuer: &str) -> Result<(), StoreError>;
 
     /// All models by name.
     async fn models(&self) -> Result<Vec<ModelRecord>, StoreError>;

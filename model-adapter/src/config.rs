@@ -55,6 +55,7 @@ impl AdapterConfig {
     /// # Errors
     /// [`ConfigError`] names the key.
     pub fn check(&self) -> Result<(), ConfigError> {
+        self.instance.check()?;
         loopback_without_tls("listen.grpc", self.listen.grpc, self.tls.as_ref())
     }
 }

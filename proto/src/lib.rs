@@ -11,7 +11,7 @@ mod redacted;
 
 pub use failure::{Blame, Failure};
 pub use feature::{Feature, UnknownFeature};
-pub use name::{EndpointId, InvalidName, MemberName, ModelName, PrincipalName};
+pub use name::{EndpointId, GroupName, InvalidName, MemberName, ModelName, PrincipalName};
 pub use reason::Reason;
 
 /// All services and messages, as a serialised `google.protobuf.FileDescriptorSet`.

@@ -71,6 +71,11 @@ name!(
     b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'@'
 );
 name!(
+    /// The name of a group of users and service accounts.
+    GroupName, "a group's name", 63, "a-z, 0-9, '-', '_' and '.'",
+    b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.'
+);
+name!(
     /// The name of a gateway or adapter.
     MemberName, "a fleet member's name", 63, "a-z, 0-9, '-', '_' and '.'",
     b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.'

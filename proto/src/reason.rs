@@ -81,6 +81,8 @@ reasons! {
     ScopeMissing = "SCOPE_MISSING", PermissionDenied, 403;
     /// The caller's role does not cover this.
     RoleMissing = "ROLE_MISSING", PermissionDenied, 403;
+    /// The feature, or the model, is for groups that the caller is not in.
+    GroupMissing = "GROUP_MISSING", PermissionDenied, 403;
     /// The credential does not allow this audience.
     AudienceDenied = "AUDIENCE_DENIED", PermissionDenied, 403;
     /// The credential does not allow this scope.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use postern_runtime::tls::TlsConfig;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 
 /// An authority.
 pub struct Authority {
@@ -19,6 +19,12 @@ impl Default for Authority {
 }
 
 impl Authority {
+    /// The SPIFFE ID in a certificate of this name.
+    #[must_use]
+    pub fn identity(name: &str) -> String {
+        format!("spiffe://postern.test/{name}")
+    }
+
     /// Writes a certificate for this machine, its key and the authority into a folder: a `[tls]` section that demands the like
     /// of others.
     ///
@@ -27,7 +33,8 @@ impl Authority {
     #[must_use]
     pub fn issue(&self, dir: &Path, name: &str) -> TlsConfig {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        params.subject_alt_names.push(SanType::URI(Self::identity(name).try_into().unwrap()));
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let path = |kind: &str| dir.join(format!("{name}.{kind}.pem"));
         std::fs::write(path("cert"), certificate.pem()).unwrap();

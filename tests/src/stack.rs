@@ -56,6 +56,7 @@ pub struct StackBuilder<'a> {
     limits: LimitsConfig,
     drain: DrainConfig,
     mutual_tls: bool,
+    certified_fleet: bool,
     notes: bool,
     trust: TrustConfig,
     issuers: Vec<OtherIssuer>,
@@ -175,6 +176,13 @@ impl<'a> StackBuilder<'a> {
         self
     }
 
+    /// As [`StackBuilder::mutual_tls`], and the fleet is known by its certificates alone.
+    #[must_use]
+    pub const fn certified_fleet(mut self) -> Self {
+        self.certified_fleet = true;
+        self.mutual_tls()
+    }
+
     /// Rotates keys after this many seconds, each published for so many before.
     #[must_use]
     pub const fn rotating(mut self, rotation_seconds: u64, lead_seconds: u64) -> Self {
@@ -213,9 +221,13 @@ impl<'a> StackBuilder<'a> {
         let listen = gateway_svc::config::Listen { grpc: any, http: any, ops: any };
         let listeners = gateway_svc::app::Listeners::bind(&listen).await.unwrap();
         let address = peer(listeners.grpc.local_addr().unwrap()).as_str().to_owned();
-        let link = |member: &str| InstanceConfig {
-            address: at_instance.clone(),
-            credential_file: dir.path().join(format!("{member}.credential")),
+        let link = |member: &str| {
+            let file = dir.path().join(format!("{member}.credential"));
+            let by_secret = InstanceConfig::by_secret(at_instance.clone(), file);
+            match self.certified_fleet {
+                true => InstanceConfig { credential_file: None, certificate: true, ..by_secret },
+                false => by_secret,
+            }
         };
         let gateway_kind = instance::fleet_member::Gateway { audience: AUDIENCE.to_owned(), address };
         office
@@ -254,7 +266,7 @@ impl<'a> StackBuilder<'a> {
         };
         let way = match &adapter {
             Some(adapter) => AdapterWay::Remote(peer(adapter.grpc)),
-            None => AdapterWay::Embedded(link("adapter").credential_file),
+            None => AdapterWay::Embedded(dir.path().join("adapter.credential")),
         };
         let settings = GatewayConfig {
             listen,
@@ -340,11 +352,17 @@ impl Office {
     }
 
     async fn add_member(&self, name: &str, kind: instance::create_fleet_member_request::Kind, link: &InstanceConfig) {
-        let message = instance::CreateFleetMemberRequest { name: name.to_owned(), kind: Some(kind) };
+        let certificate = || instance::proof::Certificate { name: Authority::identity(name) };
+        let proof = link
+            .certificate
+            .then(|| instance::Proof { proof: Some(instance::proof::Proof::Certificate(certificate())) });
+        let message = instance::CreateFleetMemberRequest { name: name.to_owned(), kind: Some(kind), proof };
         let request = self.request(message).await;
         let made = FleetServiceClient::new(self.channel.clone()).create_fleet_member(request).await.unwrap();
         let made = made.into_inner();
-        std::fs::write(&link.credential_file, format!("{}\n{}\n", made.credential, made.trust_root)).unwrap();
+        if let Some(file) = &link.credential_file {
+            std::fs::write(file, format!("{}\n{}\n", made.credential, made.trust_root)).unwrap();
+        }
     }
 
     async fn add_model(&self, model: instance::Model, api_key: Option<&str>) {
@@ -356,7 +374,7 @@ impl Office {
     }
 
     async fn bind(&self, name: &str, binding: instance::feature::Binding) {
-        let feature = instance::Feature { name: name.to_owned(), binding: Some(binding) };
+        let feature = instance::Feature { name: name.to_owned(), binding: Some(binding), groups: Vec::new() };
         let request = self.request(instance::BindFeatureRequest { feature: Some(feature) }).await;
         FeatureServiceClient::new(self.channel.clone()).bind_feature(request).await.unwrap();
     }
@@ -366,6 +384,7 @@ impl Office {
             name: name.to_owned(),
             kind: instance::PrincipalKind::User as i32,
             roles: roles.into_iter().map(|role| role as i32).collect(),
+            groups: Vec::new(),
         };
         let request = self.request(message).await;
         let mut principals = PrincipalServiceClient::new(self.channel.clone());
@@ -409,6 +428,7 @@ impl Stack {
             limits: LimitsConfig { max_in_flight: 64 },
             drain: DrainConfig { notice_seconds: 0, grace_seconds: 5 },
             mutual_tls: false,
+            certified_fleet: false,
             notes: false,
             trust: TrustConfig { when_stale: WhenStale::Serve, stale_seconds: 5 },
             issuers: Vec::new(),

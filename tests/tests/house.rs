@@ -27,9 +27,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("postern-proto", &[]),
     ("postern-token", &[]),
     ("postern-egress", &[]),
-    ("postern-runtime", &["postern-proto", "postern-token"]),
+    ("postern-runtime", &["postern-proto", "postern-token", "postern-egress"]),
     ("postern-cli", &["postern-proto", "postern-token", "postern-runtime"]),
-    ("instance-svc", &["postern-proto", "postern-token", "postern-runtime"]),
+    ("instance-svc", &["postern-proto", "postern-token", "postern-runtime", "postern-egress"]),
     ("model-adapter", &["postern-proto", "postern-token", "postern-runtime", "postern-egress"]),
     // The one exception: its composition root may host the adapter.
     ("gateway-svc", &["postern-proto", "postern-token", "postern-runtime", "postern-egress", "model-adapter"]),

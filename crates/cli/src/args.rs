@@ -47,6 +47,9 @@ pub enum Command {
     /// Manage users, service accounts and their tokens.
     #[command(subcommand)]
     User(User),
+    /// Manage the issuers whose tokens can prove who somebody is.
+    #[command(subcommand)]
+    Issuer(Issuer),
     /// Manage gateways and adapters.
     #[command(subcommand)]
     Fleet(Fleet),
@@ -56,6 +59,56 @@ pub enum Command {
     /// Read and verify the audit log.
     #[command(subcommand)]
     Audit(Audit),
+}
+
+/// `issuer`
+#[derive(Subcommand)]
+pub enum Issuer {
+    /// Add an OpenID provider or a Kubernetes cluster.
+    Add {
+        /// The exact `iss` of its tokens.
+        issuer: String,
+        /// What must be among the `aud` of its tokens; best is this instance's issuer URL.
+        #[arg(long)]
+        audience: String,
+        /// Where its key set is served. Default: found by OpenID Connect Discovery.
+        #[arg(long, value_name = "URL", conflicts_with = "jwks_file")]
+        jwks_url: Option<String>,
+        /// Its key set, as a file that is read now.
+        #[arg(long, value_name = "FILE")]
+        jwks_file: Option<PathBuf>,
+        /// A network where its keys may be served; needed for loopback and private addresses.
+        #[arg(long, value_name = "CIDR")]
+        key_network: Vec<IpNet>,
+        /// The longest life of its tokens that is accepted, in seconds. Default: 3600.
+        #[arg(long, value_name = "SECONDS")]
+        max_lifetime: Option<u32>,
+    },
+    /// List the issuers.
+    List,
+    /// Remove an issuer.
+    Remove {
+        /// Its `iss`.
+        issuer: String,
+    },
+}
+
+/// How somebody proves to be who they are, where it is not by a secret.
+#[derive(ClapArgs)]
+#[group(multiple = true)]
+pub struct Proof {
+    /// By assertions (private_key_jwt) that this public key signs: a JSON Web Key.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["certificate", "issuer"])]
+    pub public_key_file: Option<PathBuf>,
+    /// By a certificate of this name: a URI, such as a SPIFFE ID, or a DNS name.
+    #[arg(long, value_name = "NAME", conflicts_with = "issuer")]
+    pub certificate: Option<String>,
+    /// By a token of this federated issuer.
+    #[arg(long, value_name = "ISS", requires = "claim")]
+    pub issuer: Option<String>,
+    /// What that token must say; may be given several times. A name that begins with / is a JSON Pointer.
+    #[arg(long, value_name = "NAME=TEXT", requires = "issuer")]
+    pub claim: Vec<String>,
 }
 
 /// `audit`
@@ -190,6 +243,12 @@ pub struct ModelSettings {
     /// A network whose clients may use it. Default: any.
     #[arg(long, value_name = "CIDR")]
     pub client_network: Vec<IpNet>,
+    /// A group whose members may use it; may be given several times. Default: anyone who may use the feature.
+    #[arg(long)]
+    pub group: Vec<String>,
+    /// Anyone who may use the feature may use it.
+    #[arg(long, conflicts_with = "group")]
+    pub any_group: bool,
     /// Clients from any network may use it.
     #[arg(long, conflicts_with = "client_network")]
     pub any_client_network: bool,
@@ -259,6 +318,9 @@ pub enum Feature {
         /// Registered models.
         #[arg(required_unless_present = "disabled")]
         models: Vec<String>,
+        /// A group whose members may use it; may be given several times. Default: anyone.
+        #[arg(long)]
+        group: Vec<String>,
         /// Bind it to nothing: off, and said so.
         #[arg(long, conflicts_with = "models")]
         disabled: bool,
@@ -305,6 +367,26 @@ pub enum User {
         /// What it may administer; may be given several times.
         #[arg(long, value_enum)]
         role: Vec<Role>,
+        /// A group that it is in; may be given several times.
+        #[arg(long)]
+        group: Vec<String>,
+    },
+    /// Change what a user or service account may do; what is not given stays as it is.
+    Update {
+        /// Which.
+        name: String,
+        /// What it may administer, in place of what it could.
+        #[arg(long, value_enum)]
+        role: Vec<Role>,
+        /// It may administer nothing.
+        #[arg(long, conflicts_with = "role")]
+        no_roles: bool,
+        /// A group that it is in, in place of those that it was in.
+        #[arg(long)]
+        group: Vec<String>,
+        /// It is in no group.
+        #[arg(long, conflicts_with = "group")]
+        no_groups: bool,
     },
     /// List users and service accounts.
     List,
@@ -326,7 +408,7 @@ pub enum User {
 /// `user token`
 #[derive(Subcommand)]
 pub enum UserToken {
-    /// Make a token and show it once.
+    /// Make a token and show it once; or let something else than a token prove who it is.
     Add {
         /// Whose.
         name: String,
@@ -345,6 +427,8 @@ pub enum UserToken {
         /// Write it to this new file (mode 0600) and not to standard output.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
+        #[command(flatten)]
+        proof: Proof,
     },
     /// List a user's tokens.
     List {
@@ -387,8 +471,10 @@ pub enum FleetAdd {
         #[arg(long)]
         audience: Option<String>,
         /// Write its credential to this new file (mode 0600).
-        #[arg(long, value_name = "FILE")]
-        credential_file: PathBuf,
+        #[arg(long, value_name = "FILE", required_unless_present_any = ["certificate", "issuer"])]
+        credential_file: Option<PathBuf>,
+        #[command(flatten)]
+        proof: Proof,
     },
     /// A caller of models.
     Adapter {
@@ -398,7 +484,9 @@ pub enum FleetAdd {
         #[arg(long)]
         group: Option<String>,
         /// Write its credential to this new file (mode 0600).
-        #[arg(long, value_name = "FILE")]
-        credential_file: PathBuf,
+        #[arg(long, value_name = "FILE", required_unless_present_any = ["certificate", "issuer"])]
+        credential_file: Option<PathBuf>,
+        #[command(flatten)]
+        proof: Proof,
     },
 }

@@ -43,6 +43,7 @@ async fn run(args: Args) -> Result<Output, Problem> {
         Command::Model(model) => commands::model::run(&client, model, args.json).await,
         Command::Feature(feature) => commands::feature::run(&client, feature).await,
         Command::User(user) => commands::user::run(&client, user).await,
+        Command::Issuer(issuer) => commands::issuer::run(&client, issuer).await,
         Command::Fleet(fleet) => commands::fleet::run(&client, fleet).await,
         Command::Keys(keys) => commands::keys::run(&client, keys).await,
         Command::Audit(audit) => commands::audit::run(&client, audit).await,

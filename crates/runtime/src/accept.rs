@@ -17,7 +17,7 @@ use tonic::transport::server::Connected;
 use crate::lifecycle::Lifecycle;
 use crate::peer::{AddressSource, ClientConfig, Peer, within};
 use crate::proxy_protocol::{self, Announced};
-use crate::tls::{Tls, thumbprint};
+use crate::tls::{Tls, names, thumbprint};
 
 /// Connections at once on one listener.
 const MAX_CONNECTIONS: usize = 4096;
@@ -117,7 +117,7 @@ async fn greet(
         AddressSource::ProxyProtocol => announced(&mut socket, address, &demands.clients).await?,
         AddressSource::Socket | AddressSource::ForwardedFor => address,
     };
-    let mut peer = Peer { address, certificate: None, rules: demands.clients };
+    let mut peer = Peer { address, certificate: None, names: Arc::default(), rules: demands.clients };
     let stream = match demands.tls {
         None => {
             // Who says nothing does not keep a place.
@@ -128,6 +128,7 @@ async fn greet(
             let stream = TlsAcceptor::from(tls.server()).accept(socket).await?;
             let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
             peer.certificate = shown.map(|certificate| thumbprint(certificate).into());
+            peer.names = shown.map(|certificate| names(certificate).into()).unwrap_or_default();
             Stream::Tls(Box::new(stream))
         }
     };

@@ -42,9 +42,67 @@ pub const RELAY_SCOPE: &str = "relay:forward";
 pub struct InstanceConfig {
     /// Where the instance's gRPC port is.
     pub address: PeerAddress,
-    /// The file that `postern fleet add` wrote.
-    pub credential_file: PathBuf,
+    /// The file that `postern fleet add` wrote: how this process proves who it is, unless it does so in another way.
+    #[serde(default)]
+    pub credential_file: Option<PathBuf>,
+    /// The process proves who it is by its `[tls]` certificate.
+    #[serde(default)]
+    pub certificate: bool,
+    /// The process proves who it is by the token in this file, which somebody renews, such as a Kubernetes projected service-account
+    /// token.
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
+    /// The instance's trust root, for `[notes]`. Default: the second line of the credential file.
+    #[serde(default)]
+    pub trust_root: Option<String>,
 }
+
+impl InstanceConfig {
+    /// An instance to which a process proves who it is by the secret in a file.
+    #[must_use]
+    pub const fn by_secret(address: PeerAddress, credential_file: PathBuf) -> Self {
+        let credential_file = Some(credential_file);
+        Self { address, credential_file, certificate: false, token_file: None, trust_root: None }
+    }
+
+    /// Checks what the types do not.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the key.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let ways = [self.credential_file.is_some(), self.certificate, self.token_file.is_some()];
+        if ways.into_iter().filter(|way| *way).count() == 1 {
+            return Ok(());
+        }
+        let problem = "say one of instance.credential_file, instance.certificate and instance.token_file";
+        Err(ConfigError::invalid("instance", problem))
+    }
+
+    fn proof(&self) -> Result<OwnProof, ConfigError> {
+        self.check()?;
+        Ok(match (&self.credential_file, &self.token_file) {
+            (Some(file), _) => OwnProof::Secret(config::secret_file("instance.credential_file", file)?),
+            (None, Some(file)) => OwnProof::TokenFile(file.clone()),
+            (None, None) => OwnProof::Certificate,
+        })
+    }
+}
+
+/// How a process proves to its instance who it is.
+#[derive(Clone)]
+enum OwnProof {
+    Secret(SecretString),
+    Certificate,
+    TokenFile(PathBuf),
+}
+
+/// What is shown for a token: its type (RFC 8693 §3) and itself.
+type Shown<'a> = (&'a str, &'a str);
+
+/// A secret of the instance; the default type.
+const SECRET: &str = "";
+const CERTIFICATE: &str = "urn:postern:params:oauth:token-type:certificate";
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 
 /// A silent stream is given up after this; the instance sends a heartbeat every 2 s.
 pub const SILENCE: Duration = Duration::from_secs(10);
@@ -65,7 +123,7 @@ pub struct Minted {
 #[derive(Clone)]
 pub struct InstanceLink {
     channel: Channel,
-    credential: SecretString,
+    proof: OwnProof,
     replica_id: Arc<str>,
     clock: Arc<dyn Clock>,
     lifecycle: Lifecycle,
@@ -88,7 +146,7 @@ impl InstanceLink {
             grpc::channel(&config.address, dialer).map_err(|error| ConfigError::invalid("instance.address", error))?;
         Ok(Self {
             channel,
-            credential: config::secret_file("instance.credential_file", &config.credential_file)?,
+            proof: config.proof()?,
             replica_id: RequestId::generate().as_str().into(),
             clock,
             lifecycle: lifecycle.clone(),
@@ -118,7 +176,23 @@ impl InstanceLink {
     /// # Errors
     /// The instance's refusal, or INSTANCE_UNAVAILABLE.
     pub async fn exchange(&self, credential: &str, audience: &str, scope: &[&str]) -> Result<Minted, Failure> {
-        self.request_token(credential, audience, scope, HeaderMap::new()).await
+        self.request_token((SECRET, credential), audience, scope, HeaderMap::new()).await
+    }
+
+    /// Exchanges what this process proves itself by.
+    async fn exchange_own(&self, audience: &str, scope: &[&str]) -> Result<Minted, Failure> {
+        match &self.proof {
+            OwnProof::Secret(secret) => self.exchange(secret.expose_secret(), audience, scope).await,
+            OwnProof::Certificate => self.request_token((CERTIFICATE, ""), audience, scope, HeaderMap::new()).await,
+            OwnProof::TokenFile(file) => {
+                // Read each time, for it is renewed.
+                let token = tokio::fs::read_to_string(file).await.map_err(|error| {
+                    let message = "the process's own token cannot be read";
+                    Failure::new(Reason::CredentialInvalid, message).with_detail(error)
+                })?;
+                self.request_token((JWT, token.trim()), audience, scope, HeaderMap::new()).await
+            }
+        }
     }
 
     /// Exchanges somebody's credential, and tells the instance, with a token of this process's own, where that somebody is.
@@ -134,7 +208,7 @@ impl InstanceLink {
     ) -> Result<Minted, Failure> {
         let mut headers = HeaderMap::new();
         peer::vouch(&mut headers, &own, address)?;
-        self.request_token(credential, audience, scope, headers).await
+        self.request_token((SECRET, credential), audience, scope, headers).await
     }
 
     /// A token of this process's own for the instance.
@@ -142,18 +216,19 @@ impl InstanceLink {
     /// # Errors
     /// As [`InstanceLink::exchange`].
     pub async fn own_token(&self) -> Result<Minted, Failure> {
-        self.exchange(self.credential.expose_secret(), "", &[FLEET_SCOPE]).await
+        self.exchange_own("", &[FLEET_SCOPE]).await
     }
 
     async fn request_token(
         &self,
-        credential: &str,
+        (kind, shown): Shown<'_>,
         audience: &str,
         scope: &[&str],
         headers: HeaderMap,
     ) -> Result<Minted, Failure> {
         let mut request = tonic::Request::new(pb::ExchangeTokenRequest {
-            subject_token: credential.to_owned(),
+            subject_token: shown.to_owned(),
+            subject_token_type: kind.to_owned(),
             audience: audience.to_owned(),
             scope: scope.iter().map(|scope| (*scope).to_owned()).collect(),
             ..Default::default()
@@ -184,7 +259,7 @@ impl InstanceLink {
             let mut pause = Pause::default();
             loop {
                 renewals.mark_unchanged();
-                match link.exchange(link.credential.expose_secret(), &audience, &[scope]).await {
+                match link.exchange_own(&audience, &[scope]).await {
                     Ok(minted) => {
                         pause = Pause::default();
                         let left = minted.expires.saturating_sub(link.clock.now());

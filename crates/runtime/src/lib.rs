@@ -10,6 +10,7 @@ pub mod guard;
 pub mod health;
 pub mod http;
 pub mod instance;
+pub mod key_source;
 pub mod lifecycle;
 pub mod notes;
 pub mod ops;

@@ -44,6 +44,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The SHA-256 of the certificate that it showed, base64url.
     pub certificate: Option<Arc<str>>,
+    /// The names of that certificate: URIs, such as SPIFFE IDs, and DNS names. An authority of ours vouches for them.
+    pub names: Arc<[Arc<str>]>,
     /// The rules of the listener.
     pub rules: Arc<ClientConfig>,
 }
@@ -84,6 +86,12 @@ pub fn client_of(extensions: &Extensions, headers: &HeaderMap) -> Result<Option<
 #[must_use]
 pub fn certificate_of(extensions: &Extensions) -> Option<&str> {
     extensions.get::<Peer>()?.certificate.as_deref()
+}
+
+/// The names of the certificate that a request's peer showed; none without one.
+#[must_use]
+pub fn names_of(extensions: &Extensions) -> Arc<[Arc<str>]> {
+    extensions.get::<Peer>().map(|peer| peer.names.clone()).unwrap_or_default()
 }
 
 /// The token of who passes a request on and vouches for the address of its caller: an instance's own at a gateway, a gateway's
@@ -191,6 +199,7 @@ mod tests {
         let peer = |address: &str| Peer {
             address: SocketAddr::new(address.parse().unwrap(), 1),
             certificate: None,
+            names: Arc::default(),
             rules: Arc::new(rules.clone()),
         };
         assert!(peer("10.1.1.1").client(&HeaderMap::new()).is_ok());

@@ -202,6 +202,17 @@ impl Current {
     }
 }
 
+/// The subject alternative names of a certificate that are URIs or DNS names, without wildcards.
+#[must_use]
+pub fn names(certificate: &CertificateDer<'_>) -> Vec<Arc<str>> {
+    let Ok(read) = webpki::EndEntityCert::try_from(certificate) else { return Vec::new() };
+    let all = read.valid_uri_names().chain(read.valid_dns_names());
+    all.filter(|name| !name.contains('*')).take(MOST_NAMES).map(Arc::from).collect()
+}
+
+/// Names of one certificate that are looked at.
+const MOST_NAMES: usize = 16;
+
 /// What a token is bound to (RFC 8705 §3.1): the SHA-256 of a certificate, base64url.
 #[must_use]
 pub fn thumbprint(certificate: &CertificateDer<'_>) -> String {

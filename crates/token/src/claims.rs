@@ -109,6 +109,9 @@ pub struct Claims {
     /// The id of the credential that the token was exchanged for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postern_credential: Option<String>,
+    /// The groups that the subject is in, as the minting instance knows them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub postern_groups: Vec<String>,
     /// Who acts for the subject.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub act: Option<Actor>,

@@ -6,6 +6,7 @@
 //! that takes one is reached by verified callers only.
 
 mod algorithm;
+mod assertion;
 mod claims;
 mod credential;
 mod header;
@@ -17,6 +18,7 @@ mod verify;
 mod weak;
 
 pub use algorithm::{Algorithm, header_segment};
+pub use assertion::{Assertion, AssertionDemands};
 pub use claims::{Actor, Claims, Confirmation, Realm, TokenError, has_control};
 pub use credential::{CredentialKind, MalformedCredential, Secret};
 pub use key::{InvalidKey, PublicKey, jwks_json, read_jwks, thumbprint};

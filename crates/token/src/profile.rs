@@ -20,6 +20,9 @@ pub struct IssuerProfile {
     pub realm: Option<Realm>,
     /// The scopes that its tokens may use; others that they hold are not seen. `None`: all.
     pub scopes: Option<Vec<String>>,
+    /// The groups that callers with its tokens are in; what such a token says of groups itself is not believed. An instance's own
+    /// tokens say it for each caller.
+    pub groups: Vec<String>,
     /// Where callers with its tokens may be. Empty: anywhere.
     pub client_networks: Vec<IpNet>,
     /// How its tokens are read.
@@ -72,6 +75,7 @@ impl IssuerProfile {
             instances: vec![instance_id],
             realm: Some(Realm::SelfManaged),
             scopes: None,
+            groups: Vec::new(),
             client_networks: Vec::new(),
             form: Form::Announced,
         }

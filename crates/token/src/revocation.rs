@@ -298,6 +298,7 @@ mod tests {
             postern_credential: Some(format!("crd_{sub}")),
             act: None,
             cnf: None,
+            postern_groups: Vec::new(),
         }
     }
 

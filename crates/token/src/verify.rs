@@ -50,10 +50,14 @@ impl<'a> Unverified<'a> {
         Ok(Self { header, signed, payload, signature })
     }
 
+    pub(crate) fn header(&self) -> Result<Header, TokenError> {
+        Header::read(self.header)
+    }
+
     /// What the token says of itself, unverified: good only to decide whose keys to look for, and against what to verify.
     #[must_use]
     pub fn says(&self) -> Option<Hearsay> {
-        let kid = Header::read(self.header).ok()?.kid().ok()??.to_owned();
+        let kid = Header::read(self.header).ok()?.kid().ok()?.unwrap_or_default().to_owned();
         let payload = URL_SAFE_NO_PAD.decode(self.payload).ok()?;
         let claims = crate::strict_json::object(&payload)?;
         let text = |name: &str| claims.get(name)?.as_str().map(str::to_owned);
@@ -74,7 +78,7 @@ impl<'a> Unverified<'a> {
 /// What a token says before anything of it has been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hearsay {
-    /// The `kid`.
+    /// The `kid`; empty when there is none.
     pub kid: String,
     /// The `iss`.
     pub issuer: String,
@@ -113,6 +117,15 @@ impl Verified {
     #[must_use]
     pub const fn has_expired(&self, now: u64) -> bool {
         now > self.claims.exp.saturating_add(LEEWAY_SECONDS)
+    }
+
+    /// The groups that its caller is in.
+    #[must_use]
+    pub fn groups(&self) -> &[String] {
+        match self.profile.form {
+            Form::Announced => &self.claims.postern_groups,
+            Form::Open(_) => &self.profile.groups,
+        }
     }
 
     /// Whether the token holds this scope and its issuer is entitled to it.
@@ -247,7 +260,12 @@ fn key_of<'a>(issuer: &'a Issuer, form: &OpenForm, kid: Option<&str>) -> Option<
 }
 
 /// The payload, if the token stands under this key of an issuer of this form.
-fn under(token: Unverified<'_>, header: &Header, form: &OpenForm, key: &PublicKey) -> Result<Vec<u8>, TokenError> {
+pub(crate) fn under(
+    token: Unverified<'_>,
+    header: &Header,
+    form: &OpenForm,
+    key: &PublicKey,
+) -> Result<Vec<u8>, TokenError> {
     if !header.has_only_members_of(form) {
         return Err(TokenError::HeaderUnsupported);
     }

@@ -66,6 +66,11 @@ pub(super) fn within_the_issuers_networks(verified: &Verified, address: Option<I
     Err(Failure::new(Reason::NetworkUntrusted, "your address is outside the networks of the token's issuer"))
 }
 
+/// Whether something that is for these groups is for a caller of this token.
+pub(super) fn is_for(groups: &[String], verified: &Verified) -> bool {
+    groups.is_empty() || verified.groups().iter().any(|group| groups.contains(group))
+}
+
 pub(super) fn permit(
     verified: &Verified,
     ask: &Ask,
@@ -84,6 +89,12 @@ pub(super) fn permit(
             format!("the feature `{feature}` is off; an administrator turns it on with `postern feature bind`"),
         ));
     }
+    if !is_for(table.groups(feature), verified) {
+        return Err(Failure::new(
+            Reason::GroupMissing,
+            format!("the feature `{feature}` is for groups that you are not in"),
+        ));
+    }
     let wanted: Vec<_> = match &ask.model {
         None => bound.to_vec(),
         Some(name) => bound.iter().filter(|model| model.name == *name).cloned().collect(),
@@ -96,7 +107,11 @@ pub(super) fn permit(
             format!("no model `{shown}` is bound to the feature `{feature}`; `postern status` shows those there are"),
         ));
     }
-    let models: Vec<_> = wanted.into_iter().filter(|model| trusts(model, address)).collect();
+    let allowed: Vec<_> = wanted.into_iter().filter(|model| is_for(&model.groups, verified)).collect();
+    if allowed.is_empty() {
+        return Err(Failure::new(Reason::GroupMissing, "the model is for groups that you are not in"));
+    }
+    let models: Vec<_> = allowed.into_iter().filter(|model| trusts(model, address)).collect();
     if models.is_empty() {
         return Err(Failure::new(Reason::NetworkUntrusted, "your address is outside the model's trusted networks"));
     }

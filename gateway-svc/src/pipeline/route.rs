@@ -60,6 +60,7 @@ mod tests {
                 adapter_group: "default".to_owned(),
                 endpoints: endpoints.iter().map(|endpoint| (*endpoint).to_owned()).collect(),
                 client_networks: Vec::new(),
+                groups: Vec::new(),
                 context_length: 0,
                 max_concurrency: None,
                 timers: Timers { first_content: second, idle: second, total: second },

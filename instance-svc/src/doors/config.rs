@@ -92,6 +92,7 @@ fn route_model(Model { record, spec }: Model) -> pb::RouteModel {
         client_networks: spec.client_networks.iter().map(ToString::to_string).collect(),
         limits: Some(limits),
         timers: Some(timers),
+        groups: spec.groups,
     }
 }
 

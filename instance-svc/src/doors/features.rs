@@ -9,7 +9,7 @@ use postern_runtime::grpc::refuse;
 use tonic::{Request, Response, Status};
 
 use super::acted;
-use crate::registry::{Binding, Registry};
+use crate::registry::{Binding, BoundTo, Registry};
 
 /// The door.
 pub struct FeatureDoor {
@@ -19,13 +19,14 @@ pub struct FeatureDoor {
 
 /// A feature as the contract says it.
 pub(crate) fn feature(name: Feature, binding: Option<&Binding>) -> pb::Feature {
-    let binding = binding.map(|binding| match binding {
-        Binding::Disabled => pb::feature::Binding::Disabled(pb::feature::Disabled {}),
-        Binding::SelfHosted(models) => {
+    let groups = binding.map(|binding| binding.groups.clone()).unwrap_or_default();
+    let binding = binding.map(|binding| match &binding.to {
+        BoundTo::Disabled => pb::feature::Binding::Disabled(pb::feature::Disabled {}),
+        BoundTo::SelfHosted(models) => {
             pb::feature::Binding::SelfHosted(pb::feature::SelfHosted { models: models.clone() })
         }
     });
-    pb::Feature { name: name.name().to_owned(), binding }
+    pb::Feature { name: name.name().to_owned(), binding, groups }
 }
 
 fn named(name: &str) -> Result<Feature, Failure> {
@@ -33,13 +34,13 @@ fn named(name: &str) -> Result<Feature, Failure> {
 }
 
 fn bound(given: Option<pb::Feature>) -> Result<(Feature, Binding), Failure> {
-    let pb::Feature { name, binding } = given.ok_or_else(|| Failure::field("feature", "is missing"))?;
-    let binding = match binding {
-        Some(pb::feature::Binding::Disabled(pb::feature::Disabled {})) => Binding::Disabled,
-        Some(pb::feature::Binding::SelfHosted(pb::feature::SelfHosted { models })) => Binding::SelfHosted(models),
+    let pb::Feature { name, binding, groups } = given.ok_or_else(|| Failure::field("feature", "is missing"))?;
+    let to = match binding {
+        Some(pb::feature::Binding::Disabled(pb::feature::Disabled {})) => BoundTo::Disabled,
+        Some(pb::feature::Binding::SelfHosted(pb::feature::SelfHosted { models })) => BoundTo::SelfHosted(models),
         None => return Err(Failure::field("feature.binding", "is missing")),
     };
-    Ok((named(&name)?, binding))
+    Ok((named(&name)?, Binding { to, groups: crate::directory::groups("feature.groups", groups)? }))
 }
 
 #[tonic::async_trait]

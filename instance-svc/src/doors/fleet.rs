@@ -50,7 +50,7 @@ impl FleetService for FleetDoor {
         &self,
         request: Request<pb::CreateFleetMemberRequest>,
     ) -> Result<Response<pb::CreateFleetMemberResponse>, Status> {
-        let pb::CreateFleetMemberRequest { name, kind } = request.into_inner();
+        let pb::CreateFleetMemberRequest { name, kind, proof } = request.into_inner();
         let member = match kind {
             Some(pb::create_fleet_member_request::Kind::Gateway(pb::fleet_member::Gateway { audience, address })) => {
                 NewMember::Gateway { audience, address }
@@ -60,9 +60,10 @@ impl FleetService for FleetDoor {
             }
             None => return Err(refuse(Failure::field("kind", "must be gateway or adapter"))),
         };
-        let (record, secret) = self.directory.add_member(name, member).await.map_err(refuse)?;
+        let proof = super::principals::proof(proof).map_err(refuse)?;
+        let (record, secret) = self.directory.add_member(name, member, proof).await.map_err(refuse)?;
         tracing::info!(fleet.member = record.name, "fleet member added");
-        let credential = secret.expose().to_owned();
+        let credential = secret.map(|secret| secret.expose().to_owned()).unwrap_or_default();
         Ok(acted(
             record.name.clone(),
             pb::CreateFleetMemberResponse {

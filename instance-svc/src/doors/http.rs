@@ -44,7 +44,9 @@ fn metadata(published: &Published) -> Value {
         "revocation_endpoint": at("/oauth/revoke"),
         "grant_types_supported": [oauth::CLIENT_CREDENTIALS, oauth::TOKEN_EXCHANGE],
         "token_endpoint_auth_methods_supported": oauth::AUTH_METHODS,
+        "token_endpoint_auth_signing_alg_values_supported": Algorithm::ALL.map(Algorithm::name),
         "introspection_endpoint_auth_methods_supported": oauth::AUTH_METHODS,
+        "introspection_endpoint_auth_signing_alg_values_supported": Algorithm::ALL.map(Algorithm::name),
         "revocation_endpoint_auth_methods_supported": ["none"],
         // Required, and never empty by RFC 8414 §3.2; there is no authorization endpoint, so the registered type that issues nothing.
         "response_types_supported": ["none"],

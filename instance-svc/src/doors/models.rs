@@ -45,6 +45,7 @@ fn model(Model { record, spec }: Model) -> pb::Model {
         adapter_group: spec.adapter_group,
         limits: Some(limits),
         timers: Some(timers),
+        groups: spec.groups,
         credential_kind: credential_kind as i32,
         version: record.version,
         create_time: timestamp(record.created_at),

@@ -16,22 +16,26 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use postern_proto::{Failure, Reason};
 use postern_runtime::Clock;
-use postern_runtime::peer::{certificate_of, client_of};
+use postern_runtime::peer::{certificate_of, client_of, names_of};
 use serde_json::{Value, json};
 
 use super::audit::of_head;
-use super::token::{ACCESS_TOKEN_TYPE, CREDENTIAL_TYPE, MAX_SCOPES};
+use super::token::{ACCESS_TOKEN_TYPE, CREDENTIAL_TYPE, MAX_SCOPES, shown};
 use crate::audit::{Audit, Event};
-use crate::exchange::{Asked, Exchange, Exchanged};
+use crate::exchange::{self, Asked, Exchange, Exchanged};
+use crate::identity::Shown;
 use crate::introspection::{Introspection, Reach};
-use crate::store::Found;
+use crate::store::{Found, Purpose};
 
 /// RFC 6749 §4.4.2.
 pub(super) const CLIENT_CREDENTIALS: &str = "client_credentials";
 /// RFC 8693 §2.1.
 pub(super) const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 /// How clients may say who they are.
-pub(super) const AUTH_METHODS: [&str; 2] = ["client_secret_basic", "client_secret_post"];
+pub(super) const AUTH_METHODS: [&str; 4] =
+    ["client_secret_basic", "client_secret_post", "private_key_jwt", "tls_client_auth"];
+/// RFC 7523 §2.2.
+const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 /// Largest body, in bytes: two tokens and some room.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
@@ -90,7 +94,7 @@ impl OAuthError {
             Reason::RequestInvalid if about("scope") => (400, "invalid_scope"),
             Reason::RequestInvalid => (400, "invalid_request"),
             Reason::AttemptsLimited => (429, "temporarily_unavailable"),
-            Reason::StoreUnavailable => (503, "temporarily_unavailable"),
+            Reason::StoreUnavailable | Reason::TrustUnavailable => (503, "temporarily_unavailable"),
             _ => (500, "server_error"),
         };
         Self {
@@ -126,6 +130,17 @@ struct Form {
     basic: Option<(String, String)>,
     address: Option<IpAddr>,
     certificate: Option<String>,
+    names: Arc<[Arc<str>]>,
+}
+
+/// How a client says who it is.
+enum Client<'a> {
+    /// By its id and secret (RFC 6749 §2.3.1).
+    Secret(&'a str, &'a str),
+    /// By an assertion that its key signs (RFC 7523 §2.2).
+    Assertion(&'a str),
+    /// By its id and the connection's certificate (RFC 8705 §2.1).
+    Certificate(&'a str),
 }
 
 impl Form {
@@ -136,6 +151,7 @@ impl Form {
             ..OAuthError::bad("access_denied", failure.message)
         })?;
         let certificate = certificate_of(request.extensions()).map(str::to_owned);
+        let names = names_of(request.extensions());
         let kind = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
         {
@@ -156,23 +172,26 @@ impl Form {
                 return Err(invalid("a parameter is given twice"));
             }
         }
-        Ok(Self { members, basic, address, certificate })
+        Ok(Self { members, basic, address, certificate, names })
     }
 
     fn get(&self, name: &str) -> &str {
         self.members.get(name).map(String::as_str).unwrap_or_default()
     }
 
-    /// The client's id and secret: by Basic or in the body, not both (RFC 6749 §2.3).
-    fn client(&self) -> Result<Option<(&str, &str)>, OAuthError> {
-        let posted = match (self.get("client_id"), self.get("client_secret")) {
-            (_, "") => None,
-            posted => Some(posted),
-        };
-        match (&self.basic, posted) {
-            (Some(_), Some(_)) => Err(OAuthError::bad("invalid_request", "two ways of client authentication at once")),
-            (Some((id, secret)), None) => Ok(Some((id.as_str(), secret.as_str()))),
-            (None, posted) => Ok(posted),
+    /// The client, by one way of authentication and no more (RFC 6749 §2.3).
+    fn client(&self) -> Result<Option<Client<'_>>, OAuthError> {
+        let (id, secret, assertion) = (self.get("client_id"), self.get("client_secret"), self.get("client_assertion"));
+        if !assertion.is_empty() && self.get("client_assertion_type") != ASSERTION_TYPE {
+            return Err(OAuthError::bad("invalid_request", format!("client_assertion_type must be {ASSERTION_TYPE}")));
+        }
+        match (&self.basic, secret, assertion) {
+            (Some((id, secret)), "", "") => Ok(Some(Client::Secret(id, secret))),
+            (None, "", "") if id.is_empty() || self.names.is_empty() => Ok(None),
+            (None, "", "") => Ok(Some(Client::Certificate(id))),
+            (None, secret, "") => Ok(Some(Client::Secret(id, secret))),
+            (None, "", assertion) => Ok(Some(Client::Assertion(assertion))),
+            _ => Err(OAuthError::bad("invalid_request", "two ways of client authentication at once")),
         }
     }
 
@@ -286,33 +305,31 @@ impl OAuthDoor {
         match form.get("grant_type") {
             CLIENT_CREDENTIALS => {
                 let client = form.client()?.ok_or_else(|| OAuthError::client("client authentication is missing"))?;
-                self.client(client, form.address).await?;
-                let answer = self.exchange.exchange(client.1, form.asked()?).await;
+                let asked = form.asked()?;
+                let found = self.client(&client, &form, exchange::purpose(&asked.scope)).await?;
+                let answer = self.exchange.exchange_for(found, asked).await;
                 let exchanged = answer.map_err(|failure| OAuthError::of(failure, "invalid_client"))?;
                 let target = exchanged.told();
                 Ok((self.minted(exchanged), target))
             }
             TOKEN_EXCHANGE => {
-                if let Some(client) = form.client()? {
-                    self.client(client, form.address).await?;
-                }
                 let mut asked = form.asked()?;
+                if let Some(client) = form.client()? {
+                    self.client(&client, &form, exchange::purpose(&asked.scope)).await?;
+                }
                 asked.actor_token = form.get("actor_token").to_owned();
-                for kind in ["subject_token_type", "actor_token_type"] {
-                    if !matches!(form.get(kind), "" | CREDENTIAL_TYPE) {
-                        return Err(OAuthError::bad("invalid_request", format!("{kind} must be {CREDENTIAL_TYPE}")));
-                    }
+                if !matches!(form.get("actor_token_type"), "" | CREDENTIAL_TYPE) {
+                    let problem = format!("actor_token_type must be {CREDENTIAL_TYPE}");
+                    return Err(OAuthError::bad("invalid_request", problem));
                 }
                 if !matches!(form.get("requested_token_type"), "" | ACCESS_TOKEN_TYPE) {
                     return Err(OAuthError::bad("invalid_request", "only access tokens are issued"));
                 }
-                let subject = form.get("subject_token");
-                if subject.is_empty() {
-                    return Err(OAuthError::bad("invalid_request", "subject_token is missing"));
-                }
                 // RFC 8693 §2.2.2: a subject token that does not hold makes the request invalid.
-                let answer = self.exchange.exchange(subject, asked).await;
-                let exchanged = answer.map_err(|failure| OAuthError::of(failure, "invalid_request"))?;
+                let invalid = |failure| OAuthError::of(failure, "invalid_request");
+                let subject = shown(form.get("subject_token"), form.get("subject_token_type"), &form.names);
+                let answer = self.exchange.exchange(subject.map_err(invalid)?, asked).await;
+                let exchanged = answer.map_err(invalid)?;
                 let target = exchanged.told();
                 let mut answer = self.minted(exchanged);
                 answer["issued_token_type"] = ACCESS_TOKEN_TYPE.into();
@@ -324,13 +341,21 @@ impl OAuthDoor {
     }
 
     /// The client's credential, if it is the one of that name or id.
-    async fn client(&self, (id, secret): (&str, &str), address: Option<IpAddr>) -> Result<Found, OAuthError> {
-        let found = self.exchange.recognise(secret, address).await;
+    async fn client(&self, client: &Client<'_>, form: &Form, purpose: Purpose) -> Result<Found, OAuthError> {
+        let (shown, id) = match *client {
+            Client::Secret(id, secret) => (Shown::Secret(secret), id),
+            Client::Certificate(id) => (Shown::Certificate(&form.names), id),
+            Client::Assertion(assertion) => (Shown::Jwt(assertion), form.get("client_id")),
+        };
+        let claimed = matches!(shown, Shown::Secret(_)).then_some(id);
+        let found = self.exchange.recognise(shown, purpose, claimed, form.address).await;
         let found = found.map_err(|failure| OAuthError::of(failure, "invalid_client"))?;
-        if id != found.principal.name && id != found.principal.id {
-            return Err(OAuthError::client("the client secret is not this client's"));
+        let named = id == found.principal.name || id == found.principal.id;
+        // An assertion says whose it is by itself (RFC 7523 §2.2).
+        if named || (id.is_empty() && matches!(client, Client::Assertion(_))) {
+            return Ok(found);
         }
-        Ok(found)
+        Err(OAuthError::client("that is not this client's"))
     }
 
     fn minted(&self, exchanged: Exchanged) -> Value {
@@ -347,7 +372,7 @@ impl OAuthDoor {
     async fn introspect(&self, request: Request) -> Result<Value, OAuthError> {
         let form = Form::read(request).await?;
         let client = form.client()?.ok_or_else(|| OAuthError::client("client authentication is missing"))?;
-        let found = self.client(client, form.address).await?;
+        let found = self.client(&client, &form, Purpose::Administration).await?;
         let claims = match Reach::of(&found.principal) {
             Some(reach) => self.introspection.introspect(form.get("token"), &reach).await,
             None => Ok(None),

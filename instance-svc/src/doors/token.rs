@@ -8,16 +8,21 @@ use postern_proto::Failure;
 use postern_proto::instance::v1 as pb;
 use postern_proto::instance::v1::token_service_server::TokenService;
 use postern_runtime::grpc::refuse;
-use postern_runtime::peer::certificate_of;
+use postern_runtime::peer::{certificate_of, names_of};
 use tonic::{Request, Response, Status};
 
 use super::acted;
 use super::guard::{Caller, address_of};
 use crate::exchange::{Asked, Exchange};
+use crate::identity::Shown;
 use crate::introspection::{Introspection, Reach};
 
-/// The type of the credentials that are exchanged.
+/// A secret of this instance.
 pub(crate) const CREDENTIAL_TYPE: &str = "urn:postern:params:oauth:token-type:credential";
+/// The certificate of the connection.
+const CERTIFICATE_TYPE: &str = "urn:postern:params:oauth:token-type:certificate";
+/// RFC 8693 §3.
+const JWT_TYPES: [&str; 2] = ["urn:ietf:params:oauth:token-type:jwt", "urn:ietf:params:oauth:token-type:id_token"];
 /// RFC 8693 §3.
 pub(crate) const ACCESS_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
 /// Scopes in one request.
@@ -31,15 +36,33 @@ pub struct TokenDoor {
     pub introspection: Arc<Introspection>,
 }
 
-fn asked(request: &pb::ExchangeTokenRequest, address: Option<IpAddr>) -> Result<Asked, Failure> {
-    let pb::ExchangeTokenRequest { subject_token, subject_token_type, audience, scope, lifetime, actor_token } =
-        request;
-    if subject_token.is_empty() {
+/// What a subject token of this type is.
+///
+/// # Errors
+/// REQUEST_INVALID names the field.
+pub(super) fn shown<'a>(token: &'a str, kind: &str, names: &'a [Arc<str>]) -> Result<Shown<'a>, Failure> {
+    if kind == CERTIFICATE_TYPE {
+        if !token.is_empty() {
+            return Err(Failure::field("subject_token", "must be empty: the certificate is the connection's"));
+        }
+        return Ok(Shown::Certificate(names));
+    }
+    if token.is_empty() {
         return Err(Failure::field("subject_token", "is empty"));
     }
-    if !matches!(subject_token_type.as_str(), "" | CREDENTIAL_TYPE) {
-        return Err(Failure::field("subject_token_type", format!("must be {CREDENTIAL_TYPE}")));
+    match kind {
+        "" | CREDENTIAL_TYPE => Ok(Shown::Secret(token)),
+        kind if JWT_TYPES.contains(&kind) => Ok(Shown::Jwt(token)),
+        _ => {
+            let problem = format!("must be {CREDENTIAL_TYPE}, {CERTIFICATE_TYPE} or {}", JWT_TYPES.join(" or "));
+            Err(Failure::field("subject_token_type", problem))
+        }
     }
+}
+
+fn asked(request: &pb::ExchangeTokenRequest, address: Option<IpAddr>) -> Result<Asked, Failure> {
+    let pb::ExchangeTokenRequest { subject_token: _, subject_token_type: _, audience, scope, lifetime, actor_token } =
+        request;
     if scope.len() > MAX_SCOPES {
         return Err(Failure::field("scope", format!("at most {MAX_SCOPES} scopes")));
     }
@@ -59,10 +82,12 @@ impl TokenService for TokenDoor {
     ) -> Result<Response<pb::ExchangeTokenResponse>, Status> {
         let address = address_of(request.extensions(), request.metadata().as_ref()).map_err(refuse)?;
         let certificate = certificate_of(request.extensions()).map(str::to_owned);
+        let names = names_of(request.extensions());
         let request = request.into_inner();
         // Whoever shows a certificate gets a token that is good only with it (RFC 8705 §3).
         let asked = Asked { certificate, ..asked(&request, address).map_err(refuse)? };
-        let exchanged = self.exchange.exchange(&request.subject_token, asked).await.map_err(refuse)?;
+        let shown = shown(&request.subject_token, &request.subject_token_type, &names).map_err(refuse)?;
+        let exchanged = self.exchange.exchange(shown, asked).await.map_err(refuse)?;
         let seconds = i64::try_from(exchanged.minted.expires).unwrap_or(i64::MAX);
         Ok(acted(
             exchanged.told(),

@@ -1,8 +1,10 @@
 //! The rows, as the domain sees them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::{Millis, StoreError};
 
@@ -95,6 +97,8 @@ pub struct PrincipalRecord {
     pub kind: Kind,
     /// What it may do.
     pub roles: Vec<Role>,
+    /// The groups that it is in.
+    pub groups: Vec<String>,
     /// A gateway's audience.
     pub audience: Option<String>,
     /// A gateway's address for the relay.
@@ -105,7 +109,84 @@ pub struct PrincipalRecord {
     pub created_at: Millis,
 }
 
-/// A credential, by the MAC of its secret.
+/// How a credential is proved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proof {
+    /// By a secret.
+    Secret {
+        /// Its HMAC-SHA-256 under the pepper.
+        mac: String,
+    },
+    /// By assertions that this key signs.
+    PublicKey {
+        /// The public key as a JWK.
+        jwk: String,
+        /// Its RFC 7638 thumbprint.
+        thumbprint: String,
+    },
+    /// By a certificate of this name.
+    Certificate {
+        /// A URI or DNS name.
+        name: String,
+    },
+    /// By a token of a federated issuer.
+    Federated {
+        /// Its `iss`.
+        issuer: String,
+        /// What it must say.
+        claims: BTreeMap<String, String>,
+    },
+}
+
+impl Proof {
+    /// What no two credentials share: one proof proves one thing. A MAC, which has no spaces, is no other proof's.
+    #[must_use]
+    pub fn handle(&self, principal_id: &str, purpose: Purpose) -> String {
+        let purpose = purpose.text();
+        match self {
+            Self::Secret { mac } => mac.clone(),
+            Self::PublicKey { thumbprint, .. } => format!("key {purpose} {principal_id} {thumbprint}"),
+            Self::Certificate { name } => certificate_handle(purpose, name),
+            Self::Federated { issuer, claims } => {
+                // Sorted by name, and each quoted, so that no two maps read alike.
+                let claims: Vec<_> = claims.iter().map(|(name, text)| format!("{name:?}={text:?}")).collect();
+                format!("federated {purpose} {issuer} {}", claims.join(","))
+            }
+        }
+    }
+
+    /// The issuer, and the `sub` that is asked for, of a federated one.
+    pub(super) fn issuer_and_subject(&self) -> (&str, &str) {
+        match self {
+            Self::Federated { issuer, claims } => (issuer, claims.get("sub").map_or("", String::as_str)),
+            Self::Secret { .. } | Self::PublicKey { .. } | Self::Certificate { .. } => ("", ""),
+        }
+    }
+}
+
+fn certificate_handle(purpose: &str, name: &str) -> String {
+    format!("certificate {purpose} {name}")
+}
+
+/// The handle of the credential for a purpose that a certificate of this name proves.
+#[must_use]
+pub fn handle_of_certificate(purpose: Purpose, name: &str) -> String {
+    certificate_handle(purpose.text(), name)
+}
+
+/// An issuer whose tokens can prove who somebody is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FederatedIssuerRecord {
+    /// Its `iss`.
+    pub issuer: String,
+    /// Its settings as JSON.
+    pub spec: String,
+    /// When it was added.
+    pub created_at: Millis,
+}
+
+/// A credential.
 #[derive(Debug, Clone)]
 pub struct CredentialRecord {
     /// Its id.
@@ -116,8 +197,8 @@ pub struct CredentialRecord {
     pub purpose: Purpose,
     /// What its maker called it.
     pub label: String,
-    /// HMAC-SHA-256 of the secret under the pepper.
-    pub mac: String,
+    /// How it is proved.
+    pub proof: Proof,
     /// When it was made.
     pub created_at: Millis,
     /// When it ends.

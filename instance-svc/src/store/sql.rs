@@ -19,17 +19,18 @@ use postern_token::Revocation;
 
 use super::sql_trust::{TOKENS_LIVE_SECONDS, revoke};
 use super::{
-    Change, CredentialRecord, Found, InstanceRecord, Kind, Millis, ModelRecord, PrincipalRecord, Purpose, Role, Store,
-    StoreError, Versions,
+    Change, CredentialRecord, FederatedIssuerRecord, Found, InstanceRecord, Kind, Millis, ModelRecord, PrincipalRecord,
+    Proof, Purpose, Role, Store, StoreError, Versions,
 };
 
 /// The schema's steps. A step that was released is never changed.
-const MIGRATIONS: [(i64, &str, &str); 5] = [
+const MIGRATIONS: [(i64, &str, &str); 6] = [
     (1, "initial", include_str!("../../migrations/0001_initial.sql")),
     (2, "trust", include_str!("../../migrations/0002_trust.sql")),
     (3, "audit", include_str!("../../migrations/0003_audit.sql")),
     (4, "trust_root", include_str!("../../migrations/0004_trust_root.sql")),
     (5, "revocations_by_subject", include_str!("../../migrations/0005_revocations_by_subject.sql")),
+    (6, "proofs_and_groups", include_str!("../../migrations/0006_proofs_and_groups.sql")),
 ];
 
 fn migrations() -> Migrator {
@@ -143,15 +144,14 @@ impl SqlStore {
         Ok(change)
     }
 
-    async fn credential(&self, condition: &'static str, value: &str) -> Result<Option<Found>, StoreError> {
-        let sql = match condition {
-            "mac" => "SELECT * FROM credentials WHERE mac = $1",
-            _ => "SELECT * FROM credentials WHERE id = $1",
-        };
-        let Some(row) = sqlx::query(sql).bind(value).fetch_optional(&self.pool).await? else {
-            return Ok(None);
-        };
-        let credential = credential(&row)?;
+    async fn credential(&self, sql: &'static str, value: &str) -> Result<Option<Found>, StoreError> {
+        match sqlx::query(sql).bind(value).fetch_optional(&self.pool).await? {
+            None => Ok(None),
+            Some(row) => self.with_principal(credential(&row)?).await,
+        }
+    }
+
+    async fn with_principal(&self, credential: CredentialRecord) -> Result<Option<Found>, StoreError> {
         let row = sqlx::query("SELECT * FROM principals WHERE id = $1")
             .bind(&credential.principal_id)
             .fetch_optional(&self.pool)
@@ -168,6 +168,7 @@ fn principal(row: &AnyRow) -> Result<PrincipalRecord, StoreError> {
         name: row.try_get("name")?,
         kind: Kind::read(&row.try_get::<String, _>("kind")?)?,
         roles: roles.split_whitespace().map(Role::read).collect::<Result<_, _>>()?,
+        groups: row.try_get::<String, _>("member_of")?.split_whitespace().map(str::to_owned).collect(),
         audience: row.try_get("audience")?,
         address: row.try_get("address")?,
         adapter_group: row.try_get("adapter_group")?,
@@ -181,13 +182,20 @@ fn credential(row: &AnyRow) -> Result<CredentialRecord, StoreError> {
         principal_id: row.try_get("principal_id")?,
         purpose: Purpose::read(&row.try_get::<String, _>("purpose")?)?,
         label: row.try_get("label")?,
-        mac: row.try_get("mac")?,
+        proof: match row.try_get::<String, _>("proof")?.as_str() {
+            "" => Proof::Secret { mac: row.try_get("mac")? },
+            json => serde_json::from_str(json).map_err(|error| StoreError::Damaged(error.to_string()))?,
+        },
         created_at: row.try_get("created_at")?,
         expires_at: row.try_get("expires_at")?,
         revoked_at: row.try_get("revoked_at")?,
         last_used_at: row.try_get("last_used_at")?,
         networks: networks(&row.try_get::<String, _>("networks")?)?,
     })
+}
+
+fn texts(roles: &[Role]) -> String {
+    roles.iter().map(|role| role.text()).collect::<Vec<_>>().join(" ")
 }
 
 fn networks(text: &str) -> Result<Vec<IpNet>, StoreError> {
@@ -220,18 +228,34 @@ pub(super) fn stored(count: u64) -> i64 {
 }
 
 async fn insert_credential(connection: &mut AnyConnection, record: &CredentialRecord) -> Result<(), StoreError> {
+    let proof = match &record.proof {
+        Proof::Secret { mac: _ } => String::new(),
+        proof => serde_json::to_string(proof).map_err(|error| StoreError::Damaged(error.to_string()))?,
+    };
+    let (issuer, subject) = record.proof.issuer_and_subject();
+    let handle = record.proof.handle(&record.principal_id, record.purpose);
+    // What an ended credential was proved by may prove another.
+    sqlx::query("UPDATE credentials SET mac = 'ended ' || id WHERE mac = $1 AND expires_at <= $2 AND proof <> ''")
+        .bind(&handle)
+        .bind(record.created_at)
+        .execute(&mut *connection)
+        .await?;
     sqlx::query(
-        "INSERT INTO credentials (id, principal_id, purpose, label, mac, created_at, expires_at, networks) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "INSERT INTO credentials \
+         (id, principal_id, purpose, label, mac, created_at, expires_at, networks, proof, issuer, subject) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(&record.id)
     .bind(&record.principal_id)
     .bind(record.purpose.text())
     .bind(&record.label)
-    .bind(&record.mac)
+    .bind(handle)
     .bind(record.created_at)
     .bind(record.expires_at)
     .bind(record.networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+    .bind(proof)
+    .bind(issuer)
+    .bind(subject)
     .execute(connection)
     .await?;
     Ok(())
@@ -293,23 +317,58 @@ impl Store for SqlStore {
     ) -> Result<(), StoreError> {
         let mut change = self.change_config().await?;
         sqlx::query(
-            "INSERT INTO principals (id, name, kind, roles, audience, address, adapter_group, created_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            "INSERT INTO principals (id, name, kind, roles, audience, address, adapter_group, created_at, member_of) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
         .bind(&record.id)
         .bind(&record.name)
         .bind(record.kind.text())
-        .bind(record.roles.iter().map(|role| role.text()).collect::<Vec<_>>().join(" "))
+        .bind(texts(&record.roles))
         .bind(&record.audience)
         .bind(&record.address)
         .bind(&record.adapter_group)
         .bind(record.created_at)
+        .bind(record.groups.join(" "))
         .execute(&mut *change)
         .await?;
         if let Some(credential) = credential {
             insert_credential(&mut change, &credential).await?;
         }
         Ok(change.commit().await?)
+    }
+
+    async fn update_principal(
+        &self,
+        name: &str,
+        kinds: &[Kind],
+        roles: &[Role],
+        groups: &[String],
+    ) -> Result<PrincipalRecord, StoreError> {
+        let mut change = self.change_config().await?;
+        let row = sqlx::query("SELECT * FROM principals WHERE name = $1")
+            .bind(name)
+            .fetch_optional(&mut *change)
+            .await?
+            .ok_or(StoreError::Missing)?;
+        let before = principal(&row)?;
+        if !kinds.contains(&before.kind) {
+            return Err(StoreError::Missing);
+        }
+        sqlx::query("UPDATE principals SET roles = $2, member_of = $3 WHERE id = $1")
+            .bind(&before.id)
+            .bind(texts(roles))
+            .bind(groups.join(" "))
+            .execute(&mut *change)
+            .await?;
+        if before.groups.iter().any(|group| !groups.contains(group)) {
+            let now = self.time(&mut change).await?;
+            // One second more: a token that is being minted now may still say the old groups.
+            let issued_by = seconds(now) + 1;
+            let until = seconds(now) + TOKENS_LIVE_SECONDS.unsigned_abs();
+            revoke(&mut change, now, Revocation::Subject { id: before.id.clone(), issued_by, until }).await?;
+        }
+        change.commit().await?;
+        Ok(PrincipalRecord { roles: roles.to_vec(), groups: groups.to_vec(), ..before })
     }
 
     async fn remove_principal(&self, name: &str, kinds: &[Kind]) -> Result<(), StoreError> {
@@ -352,11 +411,14 @@ impl Store for SqlStore {
 
     async fn revoke_credential(&self, id: &str) -> Result<(), StoreError> {
         let (mut change, now) = self.change_trust().await?;
-        let result = sqlx::query("UPDATE credentials SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL")
-            .bind(id)
-            .bind(now)
-            .execute(&mut *change)
-            .await?;
+        let result = sqlx::query(
+            "UPDATE credentials SET revoked_at = $2, mac = CASE WHEN proof = '' THEN mac ELSE 'ended ' || id END \
+             WHERE id = $1 AND revoked_at IS NULL",
+        )
+        .bind(id)
+        .bind(now)
+        .execute(&mut *change)
+        .await?;
         if result.rows_affected() == 0 {
             let known =
                 sqlx::query("SELECT id FROM credentials WHERE id = $1").bind(id).fetch_optional(&mut *change).await?;
@@ -382,12 +444,62 @@ impl Store for SqlStore {
         Ok(())
     }
 
-    async fn credential_by_mac(&self, mac: &str) -> Result<Option<Found>, StoreError> {
-        self.credential("mac", mac).await
+    async fn credential_by_handle(&self, handle: &str) -> Result<Option<Found>, StoreError> {
+        self.credential("SELECT * FROM credentials WHERE mac = $1", handle).await
     }
 
     async fn credential_by_id(&self, id: &str) -> Result<Option<Found>, StoreError> {
-        self.credential("id", id).await
+        self.credential("SELECT * FROM credentials WHERE id = $1", id).await
+    }
+
+    async fn federated_credentials(&self, issuer: &str, subject: &str) -> Result<Vec<Found>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM credentials WHERE issuer = $1 AND subject IN ('', $2) AND issuer <> ''")
+            .bind(issuer)
+            .bind(subject)
+            .fetch_all(&self.pool)
+            .await?;
+        let mut found = Vec::new();
+        for row in &rows {
+            found.extend(self.with_principal(credential(row)?).await?);
+        }
+        Ok(found)
+    }
+
+    async fn use_assertion(&self, id: &str, until: u64) -> Result<(), StoreError> {
+        sqlx::query("INSERT INTO used_assertions (id, until) VALUES ($1, $2)")
+            .bind(id)
+            .bind(stored(until))
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    async fn federated_issuers(&self) -> Result<Vec<FederatedIssuerRecord>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM federated_issuers ORDER BY issuer").fetch_all(&self.pool).await?;
+        let record = |row: &AnyRow| {
+            let (issuer, spec) = (row.try_get("issuer")?, row.try_get("spec")?);
+            Ok(FederatedIssuerRecord { issuer, spec, created_at: row.try_get("created_at")? })
+        };
+        rows.iter().map(record).collect()
+    }
+
+    async fn add_federated_issuer(&self, record: FederatedIssuerRecord) -> Result<(), StoreError> {
+        let mut change = self.change_config().await?;
+        sqlx::query("INSERT INTO federated_issuers (issuer, spec, created_at) VALUES ($1, $2, $3)")
+            .bind(&record.issuer)
+            .bind(&record.spec)
+            .bind(record.created_at)
+            .execute(&mut *change)
+            .await?;
+        Ok(change.commit().await?)
+    }
+
+    async fn remove_federated_issuer(&self, issuer: &str) -> Result<(), StoreError> {
+        let mut change = self.change_config().await?;
+        let result =
+            sqlx::query("DELETE FROM federated_issuers WHERE issuer = $1").bind(issuer).execute(&mut *change).await?;
+        touched(&result)?;
+        Ok(change.commit().await?)
     }
 
     async fn models(&self) -> Result<Vec<ModelRecord>, StoreError> {

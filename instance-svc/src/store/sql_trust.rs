@@ -316,6 +316,7 @@ impl TrustStore for SqlStore {
     async fn forget_ended_revocations(&self) -> Result<(), StoreError> {
         let now = super::Store::now(self).await?;
         sqlx::query("DELETE FROM revocations WHERE until < $1").bind(now / 1000).execute(self.pool()).await?;
+        sqlx::query("DELETE FROM used_assertions WHERE until < $1").bind(now / 1000).execute(self.pool()).await?;
         Ok(())
     }
 

@@ -85,6 +85,10 @@ behaviours! {
     a_principal_comes_with_its_credential_and_takes_all_of_them_along;
     a_principal_whose_credential_fails_is_not_added;
     a_revocation_stays_at_its_first_time;
+    one_proof_proves_one_credential_until_that_ends;
+    a_federated_credential_is_found_by_issuer_and_subject;
+    an_assertion_is_used_once;
+    who_leaves_a_group_has_its_tokens_revoked;
     a_model_is_replaced_only_from_the_version_before;
     features_are_bound_in_place_and_unbound;
     every_change_counts_and_changes_at_once_queue;
@@ -96,6 +100,7 @@ fn principal(name: &str, kind: Kind) -> PrincipalRecord {
         name: name.to_owned(),
         kind,
         roles: vec![Role::Admin, Role::ModelManager],
+        groups: vec!["a".to_owned(), "b".to_owned()],
         audience: None,
         address: None,
         adapter_group: None,
@@ -109,7 +114,7 @@ fn credential(id: &str, principal_id: &str) -> CredentialRecord {
         principal_id: principal_id.to_owned(),
         purpose: Purpose::Inference,
         label: "label".to_owned(),
-        mac: format!("mac-{id}"),
+        proof: Proof::Secret { mac: format!("mac-{id}") },
         created_at: 1,
         expires_at: Some(2),
         revoked_at: None,
@@ -303,11 +308,11 @@ async fn a_principal_comes_with_its_credential_and_takes_all_of_them_along(Opene
     let eve = principal("eve", Kind::User);
     store.add_principal(eve.clone(), Some(credential("c1", &eve.id))).await.unwrap();
     store.add_credential(credential("c2", &eve.id)).await.unwrap();
-    let found = store.credential_by_mac("mac-c1").await.unwrap().unwrap();
+    let found = store.credential_by_handle("mac-c1").await.unwrap().unwrap();
     assert_eq!((found.principal.name.as_str(), found.principal.roles.len()), ("eve", 2));
     assert_eq!((found.credential.expires_at, found.is_live(1), found.is_live(2)), (Some(2), true, false));
     assert_eq!(store.credentials(&eve.id).await.unwrap().len(), 2);
-    assert!(store.credential_by_mac("mac-nobody").await.unwrap().is_none());
+    assert!(store.credential_by_handle("mac-nobody").await.unwrap().is_none());
     assert!(matches!(store.add_principal(principal("eve", Kind::Service), None).await, Err(StoreError::Exists)));
     assert!(matches!(store.remove_principal("eve", &[Kind::Gateway]).await, Err(StoreError::Missing)));
     store.remove_principal("eve", &[Kind::Service, Kind::User]).await.unwrap();
@@ -332,6 +337,91 @@ async fn a_revocation_stays_at_its_first_time(Opened { store, .. }: Opened) {
     let found = store.credential_by_id("c1").await.unwrap().unwrap();
     assert!(first.is_some() && found.credential.revoked_at == first && !found.is_live(1));
     assert!(matches!(store.revoke_credential("nobody").await, Err(StoreError::Missing)));
+}
+
+fn proved(id: &str, principal_id: &str, proof: Proof) -> CredentialRecord {
+    CredentialRecord { proof, expires_at: None, ..credential(id, principal_id) }
+}
+
+async fn one_proof_proves_one_credential_until_that_ends(Opened { store, .. }: Opened) {
+    let (eve, bob) = (principal("eve", Kind::User), principal("bob", Kind::User));
+    store.add_principal(eve.clone(), None).await.unwrap();
+    store.add_principal(bob.clone(), None).await.unwrap();
+    let certificate = || Proof::Certificate { name: "spiffe://x/y".to_owned() };
+    let handle = handle_of_certificate(Purpose::Inference, "spiffe://x/y");
+    store.add_credential(proved("c1", &eve.id, certificate())).await.unwrap();
+    let found = store.credential_by_handle(&handle).await.unwrap().unwrap();
+    assert_eq!((found.credential.proof, found.principal.name.as_str()), (certificate(), "eve"));
+    let again = store.add_credential(proved("c2", &bob.id, certificate())).await;
+    assert!(matches!(again, Err(StoreError::Exists)));
+    // For another purpose it is another credential.
+    let other = CredentialRecord { purpose: Purpose::Administration, ..proved("c3", &bob.id, certificate()) };
+    store.add_credential(other).await.unwrap();
+    store.revoke_credential("c1").await.unwrap();
+    assert!(store.credential_by_handle(&handle).await.unwrap().is_none());
+    let short = CredentialRecord { expires_at: Some(5), ..proved("c2", &bob.id, certificate()) };
+    store.add_credential(short).await.unwrap();
+    let later = CredentialRecord { created_at: 6, ..proved("c4", &eve.id, certificate()) };
+    store.add_credential(later).await.unwrap();
+    assert_eq!(store.credential_by_handle(&handle).await.unwrap().unwrap().credential.id, "c4");
+}
+
+async fn a_federated_credential_is_found_by_issuer_and_subject(Opened { store, .. }: Opened) {
+    let eve = principal("eve", Kind::User);
+    store.add_principal(eve.clone(), None).await.unwrap();
+    let of = |issuer: &str, claims: &[(&str, &str)]| Proof::Federated {
+        issuer: issuer.to_owned(),
+        claims: claims.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect(),
+    };
+    store.add_credential(proved("c1", &eve.id, of("i", &[("sub", "s")]))).await.unwrap();
+    store.add_credential(proved("c2", &eve.id, of("i", &[("repo", "r")]))).await.unwrap();
+    store.add_credential(proved("c3", &eve.id, of("j", &[("sub", "s")]))).await.unwrap();
+    store.add_credential(credential("c4", &eve.id)).await.unwrap();
+    let found = async |issuer: &str, subject: &str| {
+        let found = store.federated_credentials(issuer, subject).await.unwrap();
+        let mut ids: Vec<_> = found.into_iter().map(|found| found.credential.id).collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(found("i", "s").await, ["c1", "c2"]);
+    assert_eq!(found("i", "t").await, ["c2"]);
+    assert_eq!(found("j", "s").await, ["c3"]);
+    assert!(found("", "").await.is_empty(), "a secret is no federated credential");
+    let issuer = FederatedIssuerRecord { issuer: "i".to_owned(), spec: "{}".to_owned(), created_at: 1 };
+    let before = store.versions().await.unwrap().config;
+    store.add_federated_issuer(issuer.clone()).await.unwrap();
+    assert!(matches!(store.add_federated_issuer(issuer.clone()).await, Err(StoreError::Exists)));
+    assert_eq!(store.federated_issuers().await.unwrap(), [issuer]);
+    store.remove_federated_issuer("i").await.unwrap();
+    assert!(matches!(store.remove_federated_issuer("i").await, Err(StoreError::Missing)));
+    assert!(store.versions().await.unwrap().config >= before + 2);
+}
+
+async fn an_assertion_is_used_once(Opened { store, again }: Opened) {
+    store.use_assertion("a", 4_000_000_000).await.unwrap();
+    store.use_assertion("old", 5).await.unwrap();
+    let other = again.open().await;
+    assert!(matches!(other.use_assertion("a", 4_000_000_000).await, Err(StoreError::Exists)));
+    store.forget_ended_revocations().await.unwrap();
+    assert!(matches!(store.use_assertion("a", 9).await, Err(StoreError::Exists)));
+    store.use_assertion("old", 5).await.unwrap();
+}
+
+async fn who_leaves_a_group_has_its_tokens_revoked(Opened { store, .. }: Opened) {
+    let eve = principal("eve", Kind::User);
+    store.add_principal(eve.clone(), None).await.unwrap();
+    let group = |name: &str| vec![name.to_owned()];
+    let more = [group("a"), group("b"), group("c")].concat();
+    let update =
+        async |roles: &[Role], groups: &[String]| store.update_principal("eve", &[Kind::User], roles, groups).await;
+    assert_eq!(update(&[Role::Auditor], &more).await.unwrap().groups, more);
+    assert!(store.trust().await.unwrap().revocations.is_empty(), "nothing was lost");
+    assert_eq!(store.principals().await.unwrap()[0].roles, [Role::Auditor]);
+    update(&[], &group("b")).await.unwrap();
+    let revoked = store.trust().await.unwrap().revocations;
+    assert!(matches!(&revoked[..], [Revocation::Subject { id, .. }] if *id == eve.id), "{revoked:?}");
+    let elsewhere = store.update_principal("eve", &[Kind::Service], &[], &[]).await;
+    assert!(matches!(elsewhere, Err(StoreError::Missing)));
 }
 
 async fn a_model_is_replaced_only_from_the_version_before(Opened { store, .. }: Opened) {

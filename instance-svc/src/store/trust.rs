@@ -152,7 +152,7 @@ pub trait TrustStore: Send + Sync {
 
     /// Revokes.
     async fn revoke(&self, revocation: Revocation) -> Result<(), StoreError>;
-    /// Forgets the revocations whose time has come.
+    /// Forgets the revocations, and the used assertions, whose time has come.
     async fn forget_ended_revocations(&self) -> Result<(), StoreError>;
 
     /// Says that a process follows the feed and has come this far, until its lease ends.

@@ -221,7 +221,7 @@ pub mod completion_service_client {
         }
         /// Answers a conversation in one message.
         /// Callers: scope feature:chat.
-        /// Reasons: the token's, SCOPE_MISSING, FEATURE_UNBOUND, MODEL_NOT_FOUND, NETWORK_UNTRUSTED, REQUEST_INVALID, the limits'
+        /// Reasons: the token's, SCOPE_MISSING, FEATURE_UNBOUND, GROUP_MISSING, MODEL_NOT_FOUND, NETWORK_UNTRUSTED, REQUEST_INVALID, the limits'
         /// and the upstream's.
         pub async fn chat(
             &mut self,
@@ -383,7 +383,7 @@ pub mod completion_service_server {
     pub trait CompletionService: std::marker::Send + std::marker::Sync + 'static {
         /// Answers a conversation in one message.
         /// Callers: scope feature:chat.
-        /// Reasons: the token's, SCOPE_MISSING, FEATURE_UNBOUND, MODEL_NOT_FOUND, NETWORK_UNTRUSTED, REQUEST_INVALID, the limits'
+        /// Reasons: the token's, SCOPE_MISSING, FEATURE_UNBOUND, GROUP_MISSING, MODEL_NOT_FOUND, NETWORK_UNTRUSTED, REQUEST_INVALID, the limits'
         /// and the upstream's.
         async fn chat(
             &self,

@@ -478,6 +478,9 @@ pub struct Feature {
     /// chat or code_completion.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
+    /// The groups whose members may use it; one is enough. At most 32. Default: empty, anyone with a token for it.
+    #[prost(string, repeated, tag = "4")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Absent: unbound, off.
     #[prost(oneof = "feature::Binding", tags = "2, 3")]
     pub binding: ::core::option::Option<feature::Binding>,
@@ -1064,6 +1067,9 @@ pub struct Model {
     /// When it was last changed. Output only.
     #[prost(message, optional, tag = "14")]
     pub update_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The groups whose members may use it; one is enough. At most 32. Default: empty, anyone who may use the feature.
+    #[prost(string, repeated, tag = "15")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A place where the model is served.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2726,6 +2732,9 @@ pub struct RouteModel {
     /// How long to wait.
     #[prost(message, optional, tag = "7")]
     pub timers: ::core::option::Option<Timers>,
+    /// The groups whose members may use it. Empty: anyone who may use the feature.
+    #[prost(string, repeated, tag = "8")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What an adapter says.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3267,6 +3276,1527 @@ pub mod config_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// A user or a service account.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Principal {
+    /// Given by the instance; the `sub` of its tokens.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Unique. 1 to 63 characters of a-z, 0-9, '-', '\_', '.', '@'.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// Required.
+    #[prost(enumeration = "PrincipalKind", tag = "3")]
+    pub kind: i32,
+    /// Default: none.
+    #[prost(enumeration = "Role", repeated, tag = "4")]
+    pub roles: ::prost::alloc::vec::Vec<i32>,
+    /// When it was made.
+    #[prost(message, optional, tag = "5")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The groups that it is in, which features and models may ask for. At most 32. Default: none.
+    #[prost(string, repeated, tag = "6")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// How somebody proves to be who they are, where it is not by a secret of this instance.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Proof {
+    /// Required.
+    #[prost(oneof = "proof::Proof", tags = "1, 2, 3")]
+    pub proof: ::core::option::Option<proof::Proof>,
+}
+/// Nested message and enum types in `Proof`.
+pub mod proof {
+    /// A key.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct PublicKey {
+        /// Required. The public key as a JSON Web Key (RFC 7517): RSA of 2048 bits or more, P-256 or Ed25519.
+        #[prost(string, tag = "1")]
+        pub jwk_json: ::prost::alloc::string::String,
+    }
+    /// A certificate.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Certificate {
+        /// Required. A name among its subject alternative names: a URI, such as a SPIFFE ID, or a DNS name, to the letter.
+        #[prost(string, tag = "1")]
+        pub name: ::prost::alloc::string::String,
+    }
+    /// What a token must say.
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct Federated {
+        /// Required. A federated issuer's `iss`.
+        #[prost(string, tag = "1")]
+        pub issuer: ::prost::alloc::string::String,
+        /// Required, at least one, at most 16. Each of these claims must be this text, or a list that holds it. A name that begins with
+        /// '/' is a JSON Pointer (RFC 6901), such as /kubernetes.io/namespace. `iss` and `aud` are not for choosing.
+        #[prost(map = "string, string", tag = "2")]
+        pub claims: ::std::collections::HashMap<
+            ::prost::alloc::string::String,
+            ::prost::alloc::string::String,
+        >,
+    }
+    /// Required.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Proof {
+        /// By assertions that a key signs (RFC 7523 §2.2, `private_key_jwt`).
+        #[prost(message, tag = "1")]
+        PublicKey(PublicKey),
+        /// By the certificate of the connection, which an authority of the instance's `tls.ca_file` signed.
+        #[prost(message, tag = "2")]
+        Certificate(Certificate),
+        /// By a token of a federated issuer.
+        #[prost(message, tag = "3")]
+        Federated(Federated),
+    }
+}
+/// An issuer whose tokens can prove who somebody is.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FederatedIssuer {
+    /// Required. The exact `iss`.
+    #[prost(string, tag = "1")]
+    pub issuer: ::prost::alloc::string::String,
+    /// Required. What must be among its tokens' `aud`. Best is the issuer URL of this instance, for nobody else takes such a token.
+    #[prost(string, tag = "2")]
+    pub audience: ::prost::alloc::string::String,
+    /// Networks where its keys may be served, as CIDR; needed for loopback and private addresses. Default: empty, public ones.
+    #[prost(string, repeated, tag = "6")]
+    pub key_networks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The most that `exp - iat` of its tokens may be. Default: 3600 s; at most 86400 s.
+    #[prost(message, optional, tag = "7")]
+    pub max_lifetime: ::core::option::Option<::prost_types::Duration>,
+    /// How many of its keys this replica has. Output only.
+    #[prost(uint32, tag = "8")]
+    pub known_keys: u32,
+    /// When it was added. Output only.
+    #[prost(message, optional, tag = "9")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Required: where its keys are.
+    #[prost(oneof = "federated_issuer::Keys", tags = "3, 4, 5")]
+    pub keys: ::core::option::Option<federated_issuer::Keys>,
+}
+/// Nested message and enum types in `FederatedIssuer`.
+pub mod federated_issuer {
+    /// Keys by discovery.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Discovery {}
+    /// Required: where its keys are.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Keys {
+        /// Where OpenID Connect Discovery says, at the issuer's own URL.
+        #[prost(message, tag = "3")]
+        Discovery(Discovery),
+        /// At this URL: https, or http on loopback.
+        #[prost(string, tag = "4")]
+        JwksUrl(::prost::alloc::string::String),
+        /// Here: a JSON Web Key Set. It changes only with this record.
+        #[prost(string, tag = "5")]
+        JwksJson(::prost::alloc::string::String),
+    }
+}
+/// A credential, without its secret.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Credential {
+    /// Given by the instance.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// What it is exchanged for.
+    #[prost(enumeration = "CredentialPurpose", tag = "2")]
+    pub purpose: i32,
+    /// What the maker called it.
+    #[prost(string, tag = "3")]
+    pub label: ::prost::alloc::string::String,
+    /// When it was made.
+    #[prost(message, optional, tag = "4")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it ends. Absent: it does not end by itself.
+    #[prost(message, optional, tag = "5")]
+    pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it was revoked. Absent: it is not.
+    #[prost(message, optional, tag = "6")]
+    pub revoke_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it was last exchanged, to the minute. Absent: never.
+    #[prost(message, optional, tag = "7")]
+    pub last_use_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Networks from which it may be used, as CIDR. Empty: anywhere.
+    #[prost(string, repeated, tag = "8")]
+    pub networks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How it is proved. Absent: by a secret.
+    #[prost(message, optional, tag = "9")]
+    pub proof: ::core::option::Option<Proof>,
+}
+/// Request of CreatePrincipal.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreatePrincipalRequest {
+    /// Required.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Required.
+    #[prost(enumeration = "PrincipalKind", tag = "2")]
+    pub kind: i32,
+    /// Default: none.
+    #[prost(enumeration = "Role", repeated, tag = "3")]
+    pub roles: ::prost::alloc::vec::Vec<i32>,
+    /// Default: none. Each 1 to 63 characters of a-z, 0-9, '-', '\_', '.'; at most 32.
+    #[prost(string, repeated, tag = "4")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Response of CreatePrincipal.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreatePrincipalResponse {
+    /// The principal made.
+    #[prost(message, optional, tag = "1")]
+    pub principal: ::core::option::Option<Principal>,
+}
+/// Request of UpdatePrincipal.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdatePrincipalRequest {
+    /// Required.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// In place of the roles that it had. Default: none.
+    #[prost(enumeration = "Role", repeated, tag = "2")]
+    pub roles: ::prost::alloc::vec::Vec<i32>,
+    /// In place of the groups that it was in. Default: none.
+    #[prost(string, repeated, tag = "3")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Response of UpdatePrincipal.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdatePrincipalResponse {
+    /// The principal as it is now.
+    #[prost(message, optional, tag = "1")]
+    pub principal: ::core::option::Option<Principal>,
+}
+/// Request of ListPrincipals.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListPrincipalsRequest {}
+/// Response of ListPrincipals.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListPrincipalsResponse {
+    /// By name.
+    #[prost(message, repeated, tag = "1")]
+    pub principals: ::prost::alloc::vec::Vec<Principal>,
+}
+/// Request of DeletePrincipal.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeletePrincipalRequest {
+    /// Required.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Response of DeletePrincipal.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeletePrincipalResponse {}
+/// Request of CreateCredential.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateCredentialRequest {
+    /// Required. The principal's name.
+    #[prost(string, tag = "1")]
+    pub principal: ::prost::alloc::string::String,
+    /// Required.
+    #[prost(enumeration = "CredentialPurpose", tag = "2")]
+    pub purpose: i32,
+    /// Default: empty. At most 100 characters.
+    #[prost(string, tag = "3")]
+    pub label: ::prost::alloc::string::String,
+    /// Default: absent, it does not end by itself.
+    #[prost(message, optional, tag = "4")]
+    pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Networks from which it may be used, as CIDR. Default: empty, anywhere.
+    #[prost(string, repeated, tag = "5")]
+    pub networks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How it is proved. Default: absent, by a secret that the instance makes.
+    #[prost(message, optional, tag = "6")]
+    pub proof: ::core::option::Option<Proof>,
+}
+/// Response of CreateCredential.
+#[derive(Clone, PartialEq, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct CreateCredentialResponse {
+    /// The credential made.
+    #[prost(message, optional, tag = "1")]
+    pub credential: ::core::option::Option<Credential>,
+    /// The secret. It is not stored and cannot be shown again. Empty where it is proved otherwise.
+    #[prost(string, tag = "2")]
+    pub secret: ::prost::alloc::string::String,
+}
+/// Request of ListCredentials.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListCredentialsRequest {
+    /// Required. The principal's name.
+    #[prost(string, tag = "1")]
+    pub principal: ::prost::alloc::string::String,
+}
+/// Response of ListCredentials.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListCredentialsResponse {
+    /// Oldest first.
+    #[prost(message, repeated, tag = "1")]
+    pub credentials: ::prost::alloc::vec::Vec<Credential>,
+}
+/// Request of RevokeCredential.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeCredentialRequest {
+    /// Required.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+/// Response of RevokeCredential.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeCredentialResponse {}
+/// Request of CreateFederatedIssuer.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateFederatedIssuerRequest {
+    /// Required.
+    #[prost(message, optional, tag = "1")]
+    pub issuer: ::core::option::Option<FederatedIssuer>,
+}
+/// Response of CreateFederatedIssuer.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateFederatedIssuerResponse {
+    /// The issuer as stored.
+    #[prost(message, optional, tag = "1")]
+    pub issuer: ::core::option::Option<FederatedIssuer>,
+}
+/// Request of ListFederatedIssuers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListFederatedIssuersRequest {}
+/// Response of ListFederatedIssuers.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListFederatedIssuersResponse {
+    /// By issuer.
+    #[prost(message, repeated, tag = "1")]
+    pub issuers: ::prost::alloc::vec::Vec<FederatedIssuer>,
+}
+/// Request of DeleteFederatedIssuer.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteFederatedIssuerRequest {
+    /// Required. Its `iss`.
+    #[prost(string, tag = "1")]
+    pub issuer: ::prost::alloc::string::String,
+}
+/// Response of DeleteFederatedIssuer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteFederatedIssuerResponse {}
+/// What a principal is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PrincipalKind {
+    /// Refused with REQUEST_INVALID.
+    Unspecified = 0,
+    /// A person.
+    User = 1,
+    /// A program.
+    Service = 2,
+}
+impl PrincipalKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PRINCIPAL_KIND_UNSPECIFIED",
+            Self::User => "PRINCIPAL_KIND_USER",
+            Self::Service => "PRINCIPAL_KIND_SERVICE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PRINCIPAL_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "PRINCIPAL_KIND_USER" => Some(Self::User),
+            "PRINCIPAL_KIND_SERVICE" => Some(Self::Service),
+            _ => None,
+        }
+    }
+}
+/// What a principal may do beside using features.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Role {
+    /// Refused with REQUEST_INVALID.
+    Unspecified = 0,
+    /// Everything on the instance.
+    Admin = 1,
+    /// Models and features.
+    ModelManager = 2,
+    /// Reads keys, tokens and the audit log; changes nothing.
+    Auditor = 3,
+}
+impl Role {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ROLE_UNSPECIFIED",
+            Self::Admin => "ROLE_ADMIN",
+            Self::ModelManager => "ROLE_MODEL_MANAGER",
+            Self::Auditor => "ROLE_AUDITOR",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ROLE_UNSPECIFIED" => Some(Self::Unspecified),
+            "ROLE_ADMIN" => Some(Self::Admin),
+            "ROLE_MODEL_MANAGER" => Some(Self::ModelManager),
+            "ROLE_AUDITOR" => Some(Self::Auditor),
+            _ => None,
+        }
+    }
+}
+/// What a credential can be exchanged for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum CredentialPurpose {
+    /// Refused with REQUEST_INVALID.
+    Unspecified = 0,
+    /// Tokens for gateways. Never for the instance's own RPCs.
+    Inference = 1,
+    /// Tokens for the instance's own RPCs. Never for a gateway.
+    Administration = 2,
+}
+impl CredentialPurpose {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CREDENTIAL_PURPOSE_UNSPECIFIED",
+            Self::Inference => "CREDENTIAL_PURPOSE_INFERENCE",
+            Self::Administration => "CREDENTIAL_PURPOSE_ADMINISTRATION",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CREDENTIAL_PURPOSE_UNSPECIFIED" => Some(Self::Unspecified),
+            "CREDENTIAL_PURPOSE_INFERENCE" => Some(Self::Inference),
+            "CREDENTIAL_PURPOSE_ADMINISTRATION" => Some(Self::Administration),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod principal_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Users, service accounts and their credentials, and the issuers that vouch for some of them.
+    #[derive(Debug, Clone)]
+    pub struct PrincipalServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl PrincipalServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> PrincipalServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> PrincipalServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            PrincipalServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Adds a user or a service account.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, REQUEST_INVALID, ALREADY_EXISTS, STORE_UNAVAILABLE.
+        pub async fn create_principal(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreatePrincipalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreatePrincipalResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.PrincipalService/CreatePrincipal",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "postern.instance.v1.PrincipalService",
+                        "CreatePrincipal",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lists users and service accounts by name.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, STORE_UNAVAILABLE.
+        pub async fn list_principals(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListPrincipalsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPrincipalsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.PrincipalService/ListPrincipals",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "postern.instance.v1.PrincipalService",
+                        "ListPrincipals",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Changes what a user or service account may do. Its access tokens end; its credentials stay. The last admin stays one.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, REQUEST_INVALID, IN_USE, STORE_UNAVAILABLE.
+        pub async fn update_principal(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UpdatePrincipalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UpdatePrincipalResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.PrincipalService/UpdatePrincipal",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "postern.instance.v1.PrincipalService",
+                        "UpdatePrincipal",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Removes a user or service account with its credentials. The last admin stays.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, IN_USE, STORE_UNAVAILABLE.
+        pub async fn delete_principal(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeletePrincipalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeletePrincipalResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.PrincipalService/DeletePrincipal",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "postern.instance.v1.PrincipalService",
+                        "DeletePrincipal",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes a credential. When it is a secret, shows that, this once.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, REQUEST_INVALID, ALREADY_EXISTS, STORE_UNAVAILABLE.
+        pub async fn create_credential(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateCredentialRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateCredentialResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.PrincipalService/CreateCredential",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "postern.instance.v1.PrincipalService",
+                        "CreateCredential",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lists a principal's credentials, without their secrets.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, STORE_UNAVAILABLE.
+        pub async fn list_credentials(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListCredentialsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListCredentialsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.PrincipalService/ListCredentials",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "postern.instance.v1.PrincipalService",
+                        "ListCredentials",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends a credential: no token is minted for it from now on.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, STORE_UNAVAILABLE.
+        pub async fn revoke_credential(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeCredentialRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeCredentialResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.PrincipalService/RevokeCredential",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "postern.instance.v1.PrincipalService",
+                        "RevokeCredential",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Adds an issuer whose tokens can prove who somebody is: an OpenID provider or a Kubernetes cluster. By itself it lets nobody in:
+        /// credentials name what its tokens must say.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, REQUEST_INVALID, ALREADY_EXISTS, STORE_UNAVAILABLE.
+        pub async fn create_federated_issuer(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateFederatedIssuerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateFederatedIssuerResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.PrincipalService/CreateFederatedIssuer",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "postern.instance.v1.PrincipalService",
+                        "CreateFederatedIssuer",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lists the federated issuers by issuer, with the keys that this replica has of each.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, STORE_UNAVAILABLE.
+        pub async fn list_federated_issuers(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListFederatedIssuersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListFederatedIssuersResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.PrincipalService/ListFederatedIssuers",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "postern.instance.v1.PrincipalService",
+                        "ListFederatedIssuers",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Removes a federated issuer. Its tokens prove nothing from now on; access tokens that were given for them live to their end.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, STORE_UNAVAILABLE.
+        pub async fn delete_federated_issuer(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteFederatedIssuerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteFederatedIssuerResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.PrincipalService/DeleteFederatedIssuer",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "postern.instance.v1.PrincipalService",
+                        "DeleteFederatedIssuer",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod principal_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with PrincipalServiceServer.
+    #[async_trait]
+    pub trait PrincipalService: std::marker::Send + std::marker::Sync + 'static {
+        /// Adds a user or a service account.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, REQUEST_INVALID, ALREADY_EXISTS, STORE_UNAVAILABLE.
+        async fn create_principal(
+            &self,
+            request: tonic::Request<super::CreatePrincipalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreatePrincipalResponse>,
+            tonic::Status,
+        >;
+        /// Lists users and service accounts by name.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, STORE_UNAVAILABLE.
+        async fn list_principals(
+            &self,
+            request: tonic::Request<super::ListPrincipalsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPrincipalsResponse>,
+            tonic::Status,
+        >;
+        /// Changes what a user or service account may do. Its access tokens end; its credentials stay. The last admin stays one.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, REQUEST_INVALID, IN_USE, STORE_UNAVAILABLE.
+        async fn update_principal(
+            &self,
+            request: tonic::Request<super::UpdatePrincipalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UpdatePrincipalResponse>,
+            tonic::Status,
+        >;
+        /// Removes a user or service account with its credentials. The last admin stays.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, IN_USE, STORE_UNAVAILABLE.
+        async fn delete_principal(
+            &self,
+            request: tonic::Request<super::DeletePrincipalRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeletePrincipalResponse>,
+            tonic::Status,
+        >;
+        /// Makes a credential. When it is a secret, shows that, this once.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, REQUEST_INVALID, ALREADY_EXISTS, STORE_UNAVAILABLE.
+        async fn create_credential(
+            &self,
+            request: tonic::Request<super::CreateCredentialRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateCredentialResponse>,
+            tonic::Status,
+        >;
+        /// Lists a principal's credentials, without their secrets.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, STORE_UNAVAILABLE.
+        async fn list_credentials(
+            &self,
+            request: tonic::Request<super::ListCredentialsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListCredentialsResponse>,
+            tonic::Status,
+        >;
+        /// Ends a credential: no token is minted for it from now on.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, STORE_UNAVAILABLE.
+        async fn revoke_credential(
+            &self,
+            request: tonic::Request<super::RevokeCredentialRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeCredentialResponse>,
+            tonic::Status,
+        >;
+        /// Adds an issuer whose tokens can prove who somebody is: an OpenID provider or a Kubernetes cluster. By itself it lets nobody in:
+        /// credentials name what its tokens must say.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, REQUEST_INVALID, ALREADY_EXISTS, STORE_UNAVAILABLE.
+        async fn create_federated_issuer(
+            &self,
+            request: tonic::Request<super::CreateFederatedIssuerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateFederatedIssuerResponse>,
+            tonic::Status,
+        >;
+        /// Lists the federated issuers by issuer, with the keys that this replica has of each.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, STORE_UNAVAILABLE.
+        async fn list_federated_issuers(
+            &self,
+            request: tonic::Request<super::ListFederatedIssuersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListFederatedIssuersResponse>,
+            tonic::Status,
+        >;
+        /// Removes a federated issuer. Its tokens prove nothing from now on; access tokens that were given for them live to their end.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, STORE_UNAVAILABLE.
+        async fn delete_federated_issuer(
+            &self,
+            request: tonic::Request<super::DeleteFederatedIssuerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteFederatedIssuerResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Users, service accounts and their credentials, and the issuers that vouch for some of them.
+    #[derive(Debug)]
+    pub struct PrincipalServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> PrincipalServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for PrincipalServiceServer<T>
+    where
+        T: PrincipalService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/postern.instance.v1.PrincipalService/CreatePrincipal" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreatePrincipalSvc<T: PrincipalService>(pub Arc<T>);
+                    impl<
+                        T: PrincipalService,
+                    > tonic::server::UnaryService<super::CreatePrincipalRequest>
+                    for CreatePrincipalSvc<T> {
+                        type Response = super::CreatePrincipalResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreatePrincipalRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PrincipalService>::create_principal(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreatePrincipalSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.instance.v1.PrincipalService/ListPrincipals" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListPrincipalsSvc<T: PrincipalService>(pub Arc<T>);
+                    impl<
+                        T: PrincipalService,
+                    > tonic::server::UnaryService<super::ListPrincipalsRequest>
+                    for ListPrincipalsSvc<T> {
+                        type Response = super::ListPrincipalsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListPrincipalsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PrincipalService>::list_principals(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListPrincipalsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.instance.v1.PrincipalService/UpdatePrincipal" => {
+                    #[allow(non_camel_case_types)]
+                    struct UpdatePrincipalSvc<T: PrincipalService>(pub Arc<T>);
+                    impl<
+                        T: PrincipalService,
+                    > tonic::server::UnaryService<super::UpdatePrincipalRequest>
+                    for UpdatePrincipalSvc<T> {
+                        type Response = super::UpdatePrincipalResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UpdatePrincipalRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PrincipalService>::update_principal(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UpdatePrincipalSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.instance.v1.PrincipalService/DeletePrincipal" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeletePrincipalSvc<T: PrincipalService>(pub Arc<T>);
+                    impl<
+                        T: PrincipalService,
+                    > tonic::server::UnaryService<super::DeletePrincipalRequest>
+                    for DeletePrincipalSvc<T> {
+                        type Response = super::DeletePrincipalResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeletePrincipalRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PrincipalService>::delete_principal(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeletePrincipalSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.instance.v1.PrincipalService/CreateCredential" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateCredentialSvc<T: PrincipalService>(pub Arc<T>);
+                    impl<
+                        T: PrincipalService,
+                    > tonic::server::UnaryService<super::CreateCredentialRequest>
+                    for CreateCredentialSvc<T> {
+                        type Response = super::CreateCredentialResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateCredentialRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PrincipalService>::create_credential(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateCredentialSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.instance.v1.PrincipalService/ListCredentials" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListCredentialsSvc<T: PrincipalService>(pub Arc<T>);
+                    impl<
+                        T: PrincipalService,
+                    > tonic::server::UnaryService<super::ListCredentialsRequest>
+                    for ListCredentialsSvc<T> {
+                        type Response = super::ListCredentialsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListCredentialsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PrincipalService>::list_credentials(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListCredentialsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.instance.v1.PrincipalService/RevokeCredential" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeCredentialSvc<T: PrincipalService>(pub Arc<T>);
+                    impl<
+                        T: PrincipalService,
+                    > tonic::server::UnaryService<super::RevokeCredentialRequest>
+                    for RevokeCredentialSvc<T> {
+                        type Response = super::RevokeCredentialResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeCredentialRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PrincipalService>::revoke_credential(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeCredentialSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.instance.v1.PrincipalService/CreateFederatedIssuer" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateFederatedIssuerSvc<T: PrincipalService>(pub Arc<T>);
+                    impl<
+                        T: PrincipalService,
+                    > tonic::server::UnaryService<super::CreateFederatedIssuerRequest>
+                    for CreateFederatedIssuerSvc<T> {
+                        type Response = super::CreateFederatedIssuerResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateFederatedIssuerRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PrincipalService>::create_federated_issuer(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateFederatedIssuerSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.instance.v1.PrincipalService/ListFederatedIssuers" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListFederatedIssuersSvc<T: PrincipalService>(pub Arc<T>);
+                    impl<
+                        T: PrincipalService,
+                    > tonic::server::UnaryService<super::ListFederatedIssuersRequest>
+                    for ListFederatedIssuersSvc<T> {
+                        type Response = super::ListFederatedIssuersResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListFederatedIssuersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PrincipalService>::list_federated_issuers(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListFederatedIssuersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.instance.v1.PrincipalService/DeleteFederatedIssuer" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteFederatedIssuerSvc<T: PrincipalService>(pub Arc<T>);
+                    impl<
+                        T: PrincipalService,
+                    > tonic::server::UnaryService<super::DeleteFederatedIssuerRequest>
+                    for DeleteFederatedIssuerSvc<T> {
+                        type Response = super::DeleteFederatedIssuerResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteFederatedIssuerRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PrincipalService>::delete_federated_issuer(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteFederatedIssuerSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for PrincipalServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "postern.instance.v1.PrincipalService";
+    impl<T> tonic::server::NamedService for PrincipalServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// What a member is.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FleetMember {
@@ -3317,11 +4847,14 @@ pub mod fleet_member {
     }
 }
 /// Request of CreateFleetMember.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CreateFleetMemberRequest {
     /// Required.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
+    /// How it proves who it is. Default: absent, by a secret that the instance makes.
+    #[prost(message, optional, tag = "4")]
+    pub proof: ::core::option::Option<Proof>,
     /// Required.
     #[prost(oneof = "create_fleet_member_request::Kind", tags = "2, 3")]
     pub kind: ::core::option::Option<create_fleet_member_request::Kind>,
@@ -3346,7 +4879,7 @@ pub struct CreateFleetMemberResponse {
     /// The member made.
     #[prost(message, optional, tag = "1")]
     pub member: ::core::option::Option<FleetMember>,
-    /// The credential. It is not stored and cannot be shown again.
+    /// The credential. It is not stored and cannot be shown again. Empty where the member proves who it is otherwise.
     #[prost(string, tag = "2")]
     pub credential: ::prost::alloc::string::String,
     /// The public half of the instance's trust root, base64url: gateways believe their own notes by it. It belongs in the second line
@@ -3466,7 +4999,7 @@ pub mod fleet_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Adds a gateway or an adapter and shows its credential, this once.
+        /// Adds a gateway or an adapter. When its credential is a secret, shows that, this once.
         /// Callers: role admin.
         /// Reasons: the token's, ROLE_MISSING, REQUEST_INVALID, ALREADY_EXISTS, STORE_UNAVAILABLE.
         pub async fn create_fleet_member(
@@ -3577,7 +5110,7 @@ pub mod fleet_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with FleetServiceServer.
     #[async_trait]
     pub trait FleetService: std::marker::Send + std::marker::Sync + 'static {
-        /// Adds a gateway or an adapter and shows its credential, this once.
+        /// Adds a gateway or an adapter. When its credential is a secret, shows that, this once.
         /// Callers: role admin.
         /// Reasons: the token's, ROLE_MISSING, REQUEST_INVALID, ALREADY_EXISTS, STORE_UNAVAILABLE.
         async fn create_fleet_member(
@@ -4458,1003 +5991,6 @@ pub mod key_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
-/// A user or a service account.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Principal {
-    /// Given by the instance; the `sub` of its tokens.
-    #[prost(string, tag = "1")]
-    pub id: ::prost::alloc::string::String,
-    /// Unique. 1 to 63 characters of a-z, 0-9, '-', '\_', '.', '@'.
-    #[prost(string, tag = "2")]
-    pub name: ::prost::alloc::string::String,
-    /// Required.
-    #[prost(enumeration = "PrincipalKind", tag = "3")]
-    pub kind: i32,
-    /// Default: none.
-    #[prost(enumeration = "Role", repeated, tag = "4")]
-    pub roles: ::prost::alloc::vec::Vec<i32>,
-    /// When it was made.
-    #[prost(message, optional, tag = "5")]
-    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
-}
-/// A credential, without its secret.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Credential {
-    /// Given by the instance.
-    #[prost(string, tag = "1")]
-    pub id: ::prost::alloc::string::String,
-    /// What it is exchanged for.
-    #[prost(enumeration = "CredentialPurpose", tag = "2")]
-    pub purpose: i32,
-    /// What the maker called it.
-    #[prost(string, tag = "3")]
-    pub label: ::prost::alloc::string::String,
-    /// When it was made.
-    #[prost(message, optional, tag = "4")]
-    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// When it ends. Absent: it does not end by itself.
-    #[prost(message, optional, tag = "5")]
-    pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// When it was revoked. Absent: it is not.
-    #[prost(message, optional, tag = "6")]
-    pub revoke_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// When it was last exchanged, to the minute. Absent: never.
-    #[prost(message, optional, tag = "7")]
-    pub last_use_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// Networks from which it may be used, as CIDR. Empty: anywhere.
-    #[prost(string, repeated, tag = "8")]
-    pub networks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-}
-/// Request of CreatePrincipal.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct CreatePrincipalRequest {
-    /// Required.
-    #[prost(string, tag = "1")]
-    pub name: ::prost::alloc::string::String,
-    /// Required.
-    #[prost(enumeration = "PrincipalKind", tag = "2")]
-    pub kind: i32,
-    /// Default: none.
-    #[prost(enumeration = "Role", repeated, tag = "3")]
-    pub roles: ::prost::alloc::vec::Vec<i32>,
-}
-/// Response of CreatePrincipal.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct CreatePrincipalResponse {
-    /// The principal made.
-    #[prost(message, optional, tag = "1")]
-    pub principal: ::core::option::Option<Principal>,
-}
-/// Request of ListPrincipals.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListPrincipalsRequest {}
-/// Response of ListPrincipals.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ListPrincipalsResponse {
-    /// By name.
-    #[prost(message, repeated, tag = "1")]
-    pub principals: ::prost::alloc::vec::Vec<Principal>,
-}
-/// Request of DeletePrincipal.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct DeletePrincipalRequest {
-    /// Required.
-    #[prost(string, tag = "1")]
-    pub name: ::prost::alloc::string::String,
-}
-/// Response of DeletePrincipal.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct DeletePrincipalResponse {}
-/// Request of CreateCredential.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct CreateCredentialRequest {
-    /// Required. The principal's name.
-    #[prost(string, tag = "1")]
-    pub principal: ::prost::alloc::string::String,
-    /// Required.
-    #[prost(enumeration = "CredentialPurpose", tag = "2")]
-    pub purpose: i32,
-    /// Default: empty. At most 100 characters.
-    #[prost(string, tag = "3")]
-    pub label: ::prost::alloc::string::String,
-    /// Default: absent, it does not end by itself.
-    #[prost(message, optional, tag = "4")]
-    pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// Networks from which it may be used, as CIDR. Default: empty, anywhere.
-    #[prost(string, repeated, tag = "5")]
-    pub networks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-}
-/// Response of CreateCredential.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-#[prost(skip_debug)]
-pub struct CreateCredentialResponse {
-    /// The credential made.
-    #[prost(message, optional, tag = "1")]
-    pub credential: ::core::option::Option<Credential>,
-    /// The secret. It is not stored and cannot be shown again.
-    #[prost(string, tag = "2")]
-    pub secret: ::prost::alloc::string::String,
-}
-/// Request of ListCredentials.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListCredentialsRequest {
-    /// Required. The principal's name.
-    #[prost(string, tag = "1")]
-    pub principal: ::prost::alloc::string::String,
-}
-/// Response of ListCredentials.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ListCredentialsResponse {
-    /// Oldest first.
-    #[prost(message, repeated, tag = "1")]
-    pub credentials: ::prost::alloc::vec::Vec<Credential>,
-}
-/// Request of RevokeCredential.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct RevokeCredentialRequest {
-    /// Required.
-    #[prost(string, tag = "1")]
-    pub id: ::prost::alloc::string::String,
-}
-/// Response of RevokeCredential.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct RevokeCredentialResponse {}
-/// What a principal is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum PrincipalKind {
-    /// Refused with REQUEST_INVALID.
-    Unspecified = 0,
-    /// A person.
-    User = 1,
-    /// A program.
-    Service = 2,
-}
-impl PrincipalKind {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "PRINCIPAL_KIND_UNSPECIFIED",
-            Self::User => "PRINCIPAL_KIND_USER",
-            Self::Service => "PRINCIPAL_KIND_SERVICE",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "PRINCIPAL_KIND_UNSPECIFIED" => Some(Self::Unspecified),
-            "PRINCIPAL_KIND_USER" => Some(Self::User),
-            "PRINCIPAL_KIND_SERVICE" => Some(Self::Service),
-            _ => None,
-        }
-    }
-}
-/// What a principal may do beside using features.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum Role {
-    /// Refused with REQUEST_INVALID.
-    Unspecified = 0,
-    /// Everything on the instance.
-    Admin = 1,
-    /// Models and features.
-    ModelManager = 2,
-    /// Reads keys, tokens and the audit log; changes nothing.
-    Auditor = 3,
-}
-impl Role {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "ROLE_UNSPECIFIED",
-            Self::Admin => "ROLE_ADMIN",
-            Self::ModelManager => "ROLE_MODEL_MANAGER",
-            Self::Auditor => "ROLE_AUDITOR",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "ROLE_UNSPECIFIED" => Some(Self::Unspecified),
-            "ROLE_ADMIN" => Some(Self::Admin),
-            "ROLE_MODEL_MANAGER" => Some(Self::ModelManager),
-            "ROLE_AUDITOR" => Some(Self::Auditor),
-            _ => None,
-        }
-    }
-}
-/// What a credential can be exchanged for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum CredentialPurpose {
-    /// Refused with REQUEST_INVALID.
-    Unspecified = 0,
-    /// Tokens for gateways. Never for the instance's own RPCs.
-    Inference = 1,
-    /// Tokens for the instance's own RPCs. Never for a gateway.
-    Administration = 2,
-}
-impl CredentialPurpose {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "CREDENTIAL_PURPOSE_UNSPECIFIED",
-            Self::Inference => "CREDENTIAL_PURPOSE_INFERENCE",
-            Self::Administration => "CREDENTIAL_PURPOSE_ADMINISTRATION",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "CREDENTIAL_PURPOSE_UNSPECIFIED" => Some(Self::Unspecified),
-            "CREDENTIAL_PURPOSE_INFERENCE" => Some(Self::Inference),
-            "CREDENTIAL_PURPOSE_ADMINISTRATION" => Some(Self::Administration),
-            _ => None,
-        }
-    }
-}
-/// Generated client implementations.
-pub mod principal_service_client {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    use tonic::codegen::http::Uri;
-    /// Users, service accounts and their credentials.
-    #[derive(Debug, Clone)]
-    pub struct PrincipalServiceClient<T> {
-        inner: tonic::client::Grpc<T>,
-    }
-    impl PrincipalServiceClient<tonic::transport::Channel> {
-        /// Attempt to create a new client by connecting to a given endpoint.
-        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
-        where
-            D: TryInto<tonic::transport::Endpoint>,
-            D::Error: Into<StdError>,
-        {
-            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
-            Ok(Self::new(conn))
-        }
-    }
-    impl<T> PrincipalServiceClient<T>
-    where
-        T: tonic::client::GrpcService<tonic::body::Body>,
-        T::Error: Into<StdError>,
-        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
-        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
-    {
-        pub fn new(inner: T) -> Self {
-            let inner = tonic::client::Grpc::new(inner);
-            Self { inner }
-        }
-        pub fn with_origin(inner: T, origin: Uri) -> Self {
-            let inner = tonic::client::Grpc::with_origin(inner, origin);
-            Self { inner }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> PrincipalServiceClient<InterceptedService<T, F>>
-        where
-            F: tonic::service::Interceptor,
-            T::ResponseBody: Default,
-            T: tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-                Response = http::Response<
-                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                >,
-            >,
-            <T as tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
-        {
-            PrincipalServiceClient::new(InterceptedService::new(inner, interceptor))
-        }
-        /// Compress requests with the given encoding.
-        ///
-        /// This requires the server to support it otherwise it might respond with an
-        /// error.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.send_compressed(encoding);
-            self
-        }
-        /// Enable decompressing responses.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.accept_compressed(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_decoding_message_size(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_encoding_message_size(limit);
-            self
-        }
-        /// Adds a user or a service account.
-        /// Callers: role admin.
-        /// Reasons: the token's, ROLE_MISSING, REQUEST_INVALID, ALREADY_EXISTS, STORE_UNAVAILABLE.
-        pub async fn create_principal(
-            &mut self,
-            request: impl tonic::IntoRequest<super::CreatePrincipalRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::CreatePrincipalResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/postern.instance.v1.PrincipalService/CreatePrincipal",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(
-                    GrpcMethod::new(
-                        "postern.instance.v1.PrincipalService",
-                        "CreatePrincipal",
-                    ),
-                );
-            self.inner.unary(req, path, codec).await
-        }
-        /// Lists users and service accounts by name.
-        /// Callers: role admin.
-        /// Reasons: the token's, ROLE_MISSING, STORE_UNAVAILABLE.
-        pub async fn list_principals(
-            &mut self,
-            request: impl tonic::IntoRequest<super::ListPrincipalsRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ListPrincipalsResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/postern.instance.v1.PrincipalService/ListPrincipals",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(
-                    GrpcMethod::new(
-                        "postern.instance.v1.PrincipalService",
-                        "ListPrincipals",
-                    ),
-                );
-            self.inner.unary(req, path, codec).await
-        }
-        /// Removes a user or service account with its credentials. The last admin stays.
-        /// Callers: role admin.
-        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, IN_USE, STORE_UNAVAILABLE.
-        pub async fn delete_principal(
-            &mut self,
-            request: impl tonic::IntoRequest<super::DeletePrincipalRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::DeletePrincipalResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/postern.instance.v1.PrincipalService/DeletePrincipal",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(
-                    GrpcMethod::new(
-                        "postern.instance.v1.PrincipalService",
-                        "DeletePrincipal",
-                    ),
-                );
-            self.inner.unary(req, path, codec).await
-        }
-        /// Makes a credential and shows its secret, this once.
-        /// Callers: role admin.
-        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, REQUEST_INVALID, STORE_UNAVAILABLE.
-        pub async fn create_credential(
-            &mut self,
-            request: impl tonic::IntoRequest<super::CreateCredentialRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::CreateCredentialResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/postern.instance.v1.PrincipalService/CreateCredential",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(
-                    GrpcMethod::new(
-                        "postern.instance.v1.PrincipalService",
-                        "CreateCredential",
-                    ),
-                );
-            self.inner.unary(req, path, codec).await
-        }
-        /// Lists a principal's credentials, without their secrets.
-        /// Callers: role admin.
-        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, STORE_UNAVAILABLE.
-        pub async fn list_credentials(
-            &mut self,
-            request: impl tonic::IntoRequest<super::ListCredentialsRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ListCredentialsResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/postern.instance.v1.PrincipalService/ListCredentials",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(
-                    GrpcMethod::new(
-                        "postern.instance.v1.PrincipalService",
-                        "ListCredentials",
-                    ),
-                );
-            self.inner.unary(req, path, codec).await
-        }
-        /// Ends a credential: no token is minted for it from now on.
-        /// Callers: role admin.
-        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, STORE_UNAVAILABLE.
-        pub async fn revoke_credential(
-            &mut self,
-            request: impl tonic::IntoRequest<super::RevokeCredentialRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::RevokeCredentialResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/postern.instance.v1.PrincipalService/RevokeCredential",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(
-                    GrpcMethod::new(
-                        "postern.instance.v1.PrincipalService",
-                        "RevokeCredential",
-                    ),
-                );
-            self.inner.unary(req, path, codec).await
-        }
-    }
-}
-/// Generated server implementations.
-pub mod principal_service_server {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    /// Generated trait containing gRPC methods that should be implemented for use with PrincipalServiceServer.
-    #[async_trait]
-    pub trait PrincipalService: std::marker::Send + std::marker::Sync + 'static {
-        /// Adds a user or a service account.
-        /// Callers: role admin.
-        /// Reasons: the token's, ROLE_MISSING, REQUEST_INVALID, ALREADY_EXISTS, STORE_UNAVAILABLE.
-        async fn create_principal(
-            &self,
-            request: tonic::Request<super::CreatePrincipalRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::CreatePrincipalResponse>,
-            tonic::Status,
-        >;
-        /// Lists users and service accounts by name.
-        /// Callers: role admin.
-        /// Reasons: the token's, ROLE_MISSING, STORE_UNAVAILABLE.
-        async fn list_principals(
-            &self,
-            request: tonic::Request<super::ListPrincipalsRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ListPrincipalsResponse>,
-            tonic::Status,
-        >;
-        /// Removes a user or service account with its credentials. The last admin stays.
-        /// Callers: role admin.
-        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, IN_USE, STORE_UNAVAILABLE.
-        async fn delete_principal(
-            &self,
-            request: tonic::Request<super::DeletePrincipalRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::DeletePrincipalResponse>,
-            tonic::Status,
-        >;
-        /// Makes a credential and shows its secret, this once.
-        /// Callers: role admin.
-        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, REQUEST_INVALID, STORE_UNAVAILABLE.
-        async fn create_credential(
-            &self,
-            request: tonic::Request<super::CreateCredentialRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::CreateCredentialResponse>,
-            tonic::Status,
-        >;
-        /// Lists a principal's credentials, without their secrets.
-        /// Callers: role admin.
-        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, STORE_UNAVAILABLE.
-        async fn list_credentials(
-            &self,
-            request: tonic::Request<super::ListCredentialsRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ListCredentialsResponse>,
-            tonic::Status,
-        >;
-        /// Ends a credential: no token is minted for it from now on.
-        /// Callers: role admin.
-        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, STORE_UNAVAILABLE.
-        async fn revoke_credential(
-            &self,
-            request: tonic::Request<super::RevokeCredentialRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::RevokeCredentialResponse>,
-            tonic::Status,
-        >;
-    }
-    /// Users, service accounts and their credentials.
-    #[derive(Debug)]
-    pub struct PrincipalServiceServer<T> {
-        inner: Arc<T>,
-        accept_compression_encodings: EnabledCompressionEncodings,
-        send_compression_encodings: EnabledCompressionEncodings,
-        max_decoding_message_size: Option<usize>,
-        max_encoding_message_size: Option<usize>,
-    }
-    impl<T> PrincipalServiceServer<T> {
-        pub fn new(inner: T) -> Self {
-            Self::from_arc(Arc::new(inner))
-        }
-        pub fn from_arc(inner: Arc<T>) -> Self {
-            Self {
-                inner,
-                accept_compression_encodings: Default::default(),
-                send_compression_encodings: Default::default(),
-                max_decoding_message_size: None,
-                max_encoding_message_size: None,
-            }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> InterceptedService<Self, F>
-        where
-            F: tonic::service::Interceptor,
-        {
-            InterceptedService::new(Self::new(inner), interceptor)
-        }
-        /// Enable decompressing requests with the given encoding.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.accept_compression_encodings.enable(encoding);
-            self
-        }
-        /// Compress responses with the given encoding, if the client supports it.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.send_compression_encodings.enable(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.max_decoding_message_size = Some(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.max_encoding_message_size = Some(limit);
-            self
-        }
-    }
-    impl<T, B> tonic::codegen::Service<http::Request<B>> for PrincipalServiceServer<T>
-    where
-        T: PrincipalService,
-        B: Body + std::marker::Send + 'static,
-        B::Error: Into<StdError> + std::marker::Send + 'static,
-    {
-        type Response = http::Response<tonic::body::Body>;
-        type Error = std::convert::Infallible;
-        type Future = BoxFuture<Self::Response, Self::Error>;
-        fn poll_ready(
-            &mut self,
-            _cx: &mut Context<'_>,
-        ) -> Poll<std::result::Result<(), Self::Error>> {
-            Poll::Ready(Ok(()))
-        }
-        fn call(&mut self, req: http::Request<B>) -> Self::Future {
-            match req.uri().path() {
-                "/postern.instance.v1.PrincipalService/CreatePrincipal" => {
-                    #[allow(non_camel_case_types)]
-                    struct CreatePrincipalSvc<T: PrincipalService>(pub Arc<T>);
-                    impl<
-                        T: PrincipalService,
-                    > tonic::server::UnaryService<super::CreatePrincipalRequest>
-                    for CreatePrincipalSvc<T> {
-                        type Response = super::CreatePrincipalResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::CreatePrincipalRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as PrincipalService>::create_principal(&inner, request)
-                                    .await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = CreatePrincipalSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/postern.instance.v1.PrincipalService/ListPrincipals" => {
-                    #[allow(non_camel_case_types)]
-                    struct ListPrincipalsSvc<T: PrincipalService>(pub Arc<T>);
-                    impl<
-                        T: PrincipalService,
-                    > tonic::server::UnaryService<super::ListPrincipalsRequest>
-                    for ListPrincipalsSvc<T> {
-                        type Response = super::ListPrincipalsResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::ListPrincipalsRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as PrincipalService>::list_principals(&inner, request)
-                                    .await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = ListPrincipalsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/postern.instance.v1.PrincipalService/DeletePrincipal" => {
-                    #[allow(non_camel_case_types)]
-                    struct DeletePrincipalSvc<T: PrincipalService>(pub Arc<T>);
-                    impl<
-                        T: PrincipalService,
-                    > tonic::server::UnaryService<super::DeletePrincipalRequest>
-                    for DeletePrincipalSvc<T> {
-                        type Response = super::DeletePrincipalResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::DeletePrincipalRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as PrincipalService>::delete_principal(&inner, request)
-                                    .await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = DeletePrincipalSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/postern.instance.v1.PrincipalService/CreateCredential" => {
-                    #[allow(non_camel_case_types)]
-                    struct CreateCredentialSvc<T: PrincipalService>(pub Arc<T>);
-                    impl<
-                        T: PrincipalService,
-                    > tonic::server::UnaryService<super::CreateCredentialRequest>
-                    for CreateCredentialSvc<T> {
-                        type Response = super::CreateCredentialResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::CreateCredentialRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as PrincipalService>::create_credential(&inner, request)
-                                    .await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = CreateCredentialSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/postern.instance.v1.PrincipalService/ListCredentials" => {
-                    #[allow(non_camel_case_types)]
-                    struct ListCredentialsSvc<T: PrincipalService>(pub Arc<T>);
-                    impl<
-                        T: PrincipalService,
-                    > tonic::server::UnaryService<super::ListCredentialsRequest>
-                    for ListCredentialsSvc<T> {
-                        type Response = super::ListCredentialsResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::ListCredentialsRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as PrincipalService>::list_credentials(&inner, request)
-                                    .await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = ListCredentialsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/postern.instance.v1.PrincipalService/RevokeCredential" => {
-                    #[allow(non_camel_case_types)]
-                    struct RevokeCredentialSvc<T: PrincipalService>(pub Arc<T>);
-                    impl<
-                        T: PrincipalService,
-                    > tonic::server::UnaryService<super::RevokeCredentialRequest>
-                    for RevokeCredentialSvc<T> {
-                        type Response = super::RevokeCredentialResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::RevokeCredentialRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as PrincipalService>::revoke_credential(&inner, request)
-                                    .await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = RevokeCredentialSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                _ => {
-                    Box::pin(async move {
-                        let mut response = http::Response::new(
-                            tonic::body::Body::default(),
-                        );
-                        let headers = response.headers_mut();
-                        headers
-                            .insert(
-                                tonic::Status::GRPC_STATUS,
-                                (tonic::Code::Unimplemented as i32).into(),
-                            );
-                        headers
-                            .insert(
-                                http::header::CONTENT_TYPE,
-                                tonic::metadata::GRPC_CONTENT_TYPE,
-                            );
-                        Ok(response)
-                    })
-                }
-            }
-        }
-    }
-    impl<T> Clone for PrincipalServiceServer<T> {
-        fn clone(&self) -> Self {
-            let inner = self.inner.clone();
-            Self {
-                inner,
-                accept_compression_encodings: self.accept_compression_encodings,
-                send_compression_encodings: self.send_compression_encodings,
-                max_decoding_message_size: self.max_decoding_message_size,
-                max_encoding_message_size: self.max_encoding_message_size,
-            }
-        }
-    }
-    /// Generated gRPC service name
-    pub const SERVICE_NAME: &str = "postern.instance.v1.PrincipalService";
-    impl<T> tonic::server::NamedService for PrincipalServiceServer<T> {
-        const NAME: &'static str = SERVICE_NAME;
-    }
-}
 /// Request of IntrospectToken.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
@@ -5498,10 +6034,13 @@ pub struct RevokeSubjectResponse {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct ExchangeTokenRequest {
-    /// Required. The credential: a personal access token, a client secret or a fleet credential.
+    /// Required but for a certificate. What proves who the subject is.
     #[prost(string, tag = "1")]
     pub subject_token: ::prost::alloc::string::String,
-    /// Default: urn:postern:params:oauth:token-type:credential, the only one taken so far.
+    /// Default: urn:postern:params:oauth:token-type:credential, a personal access token, a client secret or a fleet credential.
+    /// urn:ietf:params:oauth:token-type:jwt (or :id_token): a token of a federated issuer, or an assertion (RFC 7523) whose `iss` and
+    /// `sub` are the principal's name or id, whose `aud` is the instance's issuer URL, and whose `jti` was never used before.
+    /// urn:postern:params:oauth:token-type:certificate: the certificate of this connection; subject_token is empty then.
     #[prost(string, tag = "2")]
     pub subject_token_type: ::prost::alloc::string::String,
     /// The one audience of the new token. Default: for inference the only gateway's, else the instance itself.
@@ -5513,7 +6052,7 @@ pub struct ExchangeTokenRequest {
     /// How long the token shall live. Default: the instance's access-token life (300 s); never longer than its maximum.
     #[prost(message, optional, tag = "5")]
     pub lifetime: ::core::option::Option<::prost_types::Duration>,
-    /// The credential of who acts for the subject; the token names it in `act`. Default: empty, nobody.
+    /// The secret credential of who acts for the subject; the token names it in `act`. Default: empty, nobody.
     #[prost(string, tag = "6")]
     pub actor_token: ::prost::alloc::string::String,
 }
@@ -5632,8 +6171,8 @@ pub mod token_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Exchanges a credential for an access token (RFC 8693). The token holds what was asked for and is allowed, never more.
-        /// Callers: anyone with a credential; the credential is the authentication. A gateway that exchanges its caller's credential
+        /// Exchanges a proof of identity for an access token (RFC 8693). The token holds what was asked for and is allowed, never more.
+        /// Callers: anyone with such a proof; it is the authentication. A gateway that exchanges its caller's credential
         /// says where that caller is in the metadata x-postern-client-address, and shows its own token in x-postern-relay-token.
         /// Reasons: CREDENTIAL_INVALID, ATTEMPTS_LIMITED, AUDIENCE_DENIED, SCOPE_DENIED, REQUEST_INVALID, STORE_UNAVAILABLE; with
         /// x-postern-relay-token also that token's, ROLE_MISSING and NETWORK_UNTRUSTED.
@@ -5770,8 +6309,8 @@ pub mod token_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with TokenServiceServer.
     #[async_trait]
     pub trait TokenService: std::marker::Send + std::marker::Sync + 'static {
-        /// Exchanges a credential for an access token (RFC 8693). The token holds what was asked for and is allowed, never more.
-        /// Callers: anyone with a credential; the credential is the authentication. A gateway that exchanges its caller's credential
+        /// Exchanges a proof of identity for an access token (RFC 8693). The token holds what was asked for and is allowed, never more.
+        /// Callers: anyone with such a proof; it is the authentication. A gateway that exchanges its caller's credential
         /// says where that caller is in the metadata x-postern-client-address, and shows its own token in x-postern-relay-token.
         /// Reasons: CREDENTIAL_INVALID, ATTEMPTS_LIMITED, AUDIENCE_DENIED, SCOPE_DENIED, REQUEST_INVALID, STORE_UNAVAILABLE; with
         /// x-postern-relay-token also that token's, ROLE_MISSING and NETWORK_UNTRUSTED.

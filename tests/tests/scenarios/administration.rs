@@ -128,7 +128,7 @@ async fn what_is_in_use_stays_and_what_is_twice_is_refused() {
     let request = stack.administer(pb::DeleteModelRequest { name: "demo".to_owned() }).await;
     registry.delete_model(request).await.unwrap();
     let binding = pb::feature::Binding::SelfHosted(pb::feature::SelfHosted { models: vec!["demo".to_owned()] });
-    let feature = pb::Feature { name: "chat".to_owned(), binding: Some(binding) };
+    let feature = pb::Feature { name: "chat".to_owned(), binding: Some(binding), groups: vec![] };
     let request = stack.administer(pb::BindFeatureRequest { feature: Some(feature) }).await;
     assert_eq!(reason(&features.bind_feature(request).await.unwrap_err()), Reason::ModelNotFound);
 }
@@ -181,6 +181,7 @@ async fn cut_off_by(ending: impl AsyncFnOnce(&Stack, String)) {
     let message = pb::CreateFleetMemberRequest {
         name: "second".to_owned(),
         kind: Some(pb::create_fleet_member_request::Kind::Gateway(Default::default())),
+        ..Default::default()
     };
     let mut fleet = FleetServiceClient::new(stack.at_instance());
     let created = fleet.create_fleet_member(stack.administer(message).await).await.unwrap();

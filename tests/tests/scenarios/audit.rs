@@ -90,6 +90,7 @@ async fn a_caller_that_goes_away_does_not_part_an_act_from_its_entry() {
             name: format!("user-{number}"),
             kind: pb::PrincipalKind::User as i32,
             roles: vec![],
+            ..Default::default()
         };
         let request = stack.administer(message).await;
         let mut people = PrincipalServiceClient::new(stack.at_instance());

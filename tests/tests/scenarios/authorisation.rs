@@ -8,7 +8,7 @@ use postern_proto::instance::v1::model_registry_service_client::ModelRegistrySer
 use postern_proto::instance::v1::principal_service_client::PrincipalServiceClient;
 use postern_proto::model::v1 as model;
 use postern_proto::model::v1::model_service_client::ModelServiceClient;
-use postern_tests::{FakeModel, Stack, reason};
+use postern_tests::{FakeModel, Stack, reason, soon};
 
 #[tokio::test]
 async fn row_15_an_unbound_feature_is_off() {
@@ -132,4 +132,77 @@ async fn a_revoked_credential_buys_nothing_and_its_administrative_tokens_end_at_
     assert_eq!(reason(&status), Reason::CredentialInvalid);
     let status = stack.exchange(&boss, "", &["instance:admin"]).await.unwrap_err();
     assert_eq!(reason(&status), Reason::CredentialInvalid);
+}
+
+#[tokio::test]
+async fn features_and_models_are_for_their_groups() {
+    let server = FakeModel::saying(&["ok"]).await;
+    let mut precious = Stack::model("precious", &server.url());
+    precious.groups = vec!["research".to_owned(), "board".to_owned()];
+    let stack = Stack::builder()
+        .registered(precious, None)
+        .registered(Stack::model("plain", &server.url()), None)
+        .bind("chat", &["precious", "plain"])
+        .start()
+        .await;
+    let named = |name: &str| postern_proto::gateway::v1::Chat { model: name.to_owned(), ..Stack::chat("hi") };
+    let ask = async |name: &str| {
+        let token = stack.token().await;
+        let asked = if name.is_empty() { Stack::chat("hi") } else { named(name) };
+        stack.ask(&token, asked).await.map_err(|status| reason(&status))
+    };
+    let models = async || {
+        let token = stack.token().await;
+        let request = Stack::request(postern_proto::gateway::v1::ListModelsRequest {}, &token);
+        let list = stack.completions().list_models(request).await.unwrap().into_inner().models;
+        list.into_iter().map(|model| model.name).collect::<Vec<_>>()
+    };
+    assert_eq!(ask("precious").await, Err(Reason::GroupMissing));
+    assert_eq!(ask("").await.as_deref(), Ok("ok"), "unnamed, the first model that is for the caller answers");
+    assert_eq!(models().await, ["plain"]);
+
+    let mut principals = PrincipalServiceClient::new(stack.at_instance());
+    let mut join = async |groups: &[&str]| {
+        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+        let message = pb::UpdatePrincipalRequest { name: "eve".to_owned(), roles: vec![], groups };
+        principals.update_principal(stack.administer(message).await).await.map_err(|status| reason(&status))
+    };
+    assert_eq!(join(&["Not A Group"]).await.err(), Some(Reason::RequestInvalid));
+    let joined = join(&["board", "other"]).await.unwrap().into_inner().principal.unwrap();
+    assert_eq!(joined.groups, ["board", "other"]);
+    assert_eq!(ask("precious").await.as_deref(), Ok("ok"));
+    assert_eq!(models().await, ["plain", "precious"]);
+
+    let feature = pb::Feature {
+        name: "chat".to_owned(),
+        binding: Some(pb::feature::Binding::SelfHosted(pb::feature::SelfHosted { models: vec!["plain".to_owned()] })),
+        groups: vec!["research".to_owned()],
+    };
+    let request = stack.administer(pb::BindFeatureRequest { feature: Some(feature) }).await;
+    pb::feature_service_client::FeatureServiceClient::new(stack.at_instance()).bind_feature(request).await.unwrap();
+    let closed = async { while ask("plain").await != Err(Reason::GroupMissing) {} };
+    soon("the binding", closed).await;
+    assert!(models().await.is_empty());
+    join(&["research", "board", "other"]).await.unwrap();
+    assert_eq!(ask("plain").await.as_deref(), Ok("ok"));
+
+    // Who leaves a group loses what its tokens still say of it.
+    let token = stack.token().await;
+    join(&["other"]).await.unwrap();
+    let refused = async { while stack.ask(&token, Stack::chat("hi")).await.is_ok() {} };
+    soon("the end of the token", refused).await;
+}
+
+#[tokio::test]
+async fn the_last_administrator_stays_one() {
+    let model = FakeModel::saying(&["ok"]).await;
+    let stack = Stack::builder().model("demo", &model).start().await;
+    let message = pb::UpdatePrincipalRequest { name: "admin".to_owned(), roles: vec![], groups: vec![] };
+    let request = stack.administer(message).await;
+    let status = PrincipalServiceClient::new(stack.at_instance()).update_principal(request).await.unwrap_err();
+    assert_eq!(reason(&status), Reason::InUse);
+    let message = pb::UpdatePrincipalRequest { name: "nobody".to_owned(), roles: vec![], groups: vec![] };
+    let request = stack.administer(message).await;
+    let status = PrincipalServiceClient::new(stack.at_instance()).update_principal(request).await.unwrap_err();
+    assert_eq!(reason(&status), Reason::NotFound);
 }

@@ -64,7 +64,7 @@ async fn a_gateway_whose_instance_is_away_names_what_it_waits_for() {
         issuers: Vec::new(),
         notes: None,
         listen: gateway_svc::config::Listen { grpc: any, http: any, ops: any },
-        instance: postern_runtime::instance::InstanceConfig { address: away.clone(), credential_file: credential },
+        instance: postern_runtime::instance::InstanceConfig::by_secret(away.clone(), credential),
         adapters: [("default".to_owned(), gateway_svc::config::AdapterConfig::Remote(away))].into(),
         http: Default::default(),
         limits: Default::default(),

@@ -10,6 +10,7 @@ mod cold_start;
 mod completions;
 mod health;
 mod hostile_callers;
+mod identity;
 mod issuers;
 mod oauth;
 mod openai_door;

@@ -15,6 +15,7 @@ async fn stack() -> (Stack, String, FakeModel) {
         name: "robot".to_owned(),
         kind: instance::PrincipalKind::Service as i32,
         roles: vec![],
+        ..Default::default()
     };
     principals.create_principal(stack.administer(message).await).await.unwrap();
     let message = instance::CreateCredentialRequest {

@@ -119,6 +119,7 @@ async fn row_16_the_user_is_a_signed_subject_and_the_instance_a_signed_actor() {
     let message = instance::CreateFleetMemberRequest {
         name: "a-keeper".to_owned(),
         kind: Some(instance::create_fleet_member_request::Kind::Gateway(gateway)),
+        ..Default::default()
     };
     let request = stack.administer(message).await;
     FleetServiceClient::new(stack.at_instance()).create_fleet_member(request).await.unwrap();

@@ -199,6 +199,7 @@ async fn nobody_acknowledges_what_it_was_not_told() {
     let message = instance::CreateFleetMemberRequest {
         name: "liar".to_owned(),
         kind: Some(instance::create_fleet_member_request::Kind::Gateway(Default::default())),
+        ..Default::default()
     };
     let request = stack.administer(message).await;
     let created = FleetServiceClient::new(stack.at_instance()).create_fleet_member(request).await.unwrap();

@@ -13,12 +13,12 @@ use crate::output::{Output, Problem};
 pub async fn run(client: &Client, command: Feature) -> Result<Output, Problem> {
     let mut features = FeatureServiceClient::new(client.instance());
     match command {
-        Feature::Bind { feature, models, disabled } => {
+        Feature::Bind { feature, models, group, disabled } => {
             let binding = match disabled {
                 true => Binding::Disabled(pb::feature::Disabled {}),
                 false => Binding::SelfHosted(pb::feature::SelfHosted { models }),
             };
-            let feature = pb::Feature { name: feature, binding: Some(binding) };
+            let feature = pb::Feature { name: feature, binding: Some(binding), groups: group };
             let request = client.administer(pb::BindFeatureRequest { feature: Some(feature) }).await?;
             let bound = features.bind_feature(request).await.map_err(|status| of_instance(&status))?.into_inner();
             let bound = bound.feature.unwrap_or_default();
@@ -33,8 +33,12 @@ pub async fn run(client: &Client, command: Feature) -> Result<Output, Problem> {
             let request = client.administer(pb::ListFeaturesRequest {}).await?;
             let list =
                 features.list_features(request).await.map_err(|status| of_instance(&status))?.into_inner().features;
-            let rows = list.iter().map(|feature| [feature.name.clone(), binding_text(feature)]).collect();
-            Ok(Output::table(["FEATURE", "BOUND TO"], rows, list.iter().map(view).collect()))
+            let row = |feature: &pb::Feature| {
+                let groups = if feature.groups.is_empty() { "anyone".to_owned() } else { feature.groups.join(", ") };
+                [feature.name.clone(), binding_text(feature), groups]
+            };
+            let rows = list.iter().map(row).collect();
+            Ok(Output::table(["FEATURE", "BOUND TO", "FOR"], rows, list.iter().map(view).collect()))
         }
     }
 }
@@ -53,5 +57,5 @@ fn view(feature: &pb::Feature) -> Value {
         Some(Binding::Disabled(_)) => json!("disabled"),
         None => Value::Null,
     };
-    json!({ "feature": feature.name, "binding": binding })
+    json!({ "feature": feature.name, "binding": binding, "groups": feature.groups })
 }

@@ -17,23 +17,41 @@ pub async fn run(client: &Client, command: Fleet) -> Result<Output, Problem> {
     let mut fleet = FleetServiceClient::new(client.instance());
     match command {
         Fleet::Add(command) => {
-            let (name, kind, file) = match command {
-                FleetAdd::Gateway { name, address, audience, credential_file } => {
+            let (name, kind, file, proof) = match command {
+                FleetAdd::Gateway { name, address, audience, credential_file, proof } => {
                     let (audience, address) = (audience.unwrap_or_default(), address.unwrap_or_default());
-                    (name, NewKind::Gateway(Gateway { audience, address }), credential_file)
+                    (name, NewKind::Gateway(Gateway { audience, address }), credential_file, proof)
                 }
-                FleetAdd::Adapter { name, group, credential_file } => {
-                    (name, NewKind::Adapter(Adapter { group: group.unwrap_or_default() }), credential_file)
+                FleetAdd::Adapter { name, group, credential_file, proof } => {
+                    (name, NewKind::Adapter(Adapter { group: group.unwrap_or_default() }), credential_file, proof)
                 }
             };
-            secret::must_be_free(&file)?;
-            let request = client.administer(pb::CreateFleetMemberRequest { name, kind: Some(kind) }).await?;
+            let proof = super::proof(proof)?;
+            if proof.is_some() && file.is_some() {
+                return Err(Problem::new(
+                    "there is no secret to write: give either --credential-file or another proof",
+                ));
+            }
+            file.as_deref().map(secret::must_be_free).transpose()?;
+            let message = pb::CreateFleetMemberRequest { name, kind: Some(kind), proof };
+            let request = client.administer(message).await?;
             let made = fleet.create_fleet_member(request).await.map_err(|status| of_instance(&status))?.into_inner();
-            // The second line pins the trust root, by which a gateway believes its own notes.
-            secret::write_new(&file, &format!("{}\n{}", made.credential, made.trust_root))?;
             let member = made.member.unwrap_or_default();
-            let text = format!("added {}; its credential is in {}", describe(&member), file.display());
-            Ok(Output::new(text, view(&member)))
+            let mut json = view(&member);
+            json["trust_root"] = made.trust_root.as_str().into();
+            match file {
+                Some(file) => {
+                    // The second line pins the trust root, by which a gateway believes its own notes.
+                    secret::write_new(&file, &format!("{}\n{}", made.credential, made.trust_root))?;
+                    let text = format!("added {}; its credential is in {}", describe(&member), file.display());
+                    Ok(Output::new(text, json))
+                }
+                None => {
+                    let root = made.trust_root;
+                    let text = format!("added {}; for [instance]: trust_root = \"{root}\"", describe(&member));
+                    Ok(Output::new(text, json))
+                }
+            }
         }
         Fleet::List => {
             let request = client.administer(pb::ListFleetMembersRequest {}).await?;

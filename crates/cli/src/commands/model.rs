@@ -128,6 +128,10 @@ fn with_settings(mut model: pb::Model, settings: ModelSettings) -> pb::Model {
     if settings.no_endpoint_network {
         model.endpoint_networks.clear();
     }
+    put(&mut model.groups, Some(settings.group).filter(|groups| !groups.is_empty()));
+    if settings.any_group {
+        model.groups.clear();
+    }
     if settings.any_client_network {
         model.client_networks.clear();
     }
@@ -152,7 +156,7 @@ fn view(model: &pb::Model) -> Value {
         "name": model.name, "family": model.family, "provider": model.provider, "identifier": model.identifier,
         "endpoints": model.endpoints.iter().map(|e| json!({ "id": e.id, "url": e.url })).collect::<Value>(),
         "client_networks": model.client_networks, "endpoint_networks": model.endpoint_networks,
-        "adapter_group": model.adapter_group, "credential": credential_name(model), "version": model.version,
+        "groups": model.groups, "adapter_group": model.adapter_group, "credential": credential_name(model), "version": model.version,
         "context_length": limits.context_length, "max_concurrency": limits.max_concurrency,
         "created_at": time(model.create_time), "updated_at": time(model.update_time),
     })
@@ -163,7 +167,8 @@ fn shown(what: &str, model: pb::Model) -> Output {
     let list = |items: &[String], empty: &str| if items.is_empty() { empty.to_owned() } else { items.join(" ") };
     let text = format!(
         "{what} {}\n  url                {}\n  identifier         {}\n  family             {}\n  provider           {}\n  \
-         credential         {}\n  endpoint networks  {}\n  client networks    {}\n  adapter group      {}",
+         credential         {}\n  endpoint networks  {}\n  client networks    {}\n  groups             {}\n  \
+         adapter group      {}",
         model.name,
         urls.join(" "),
         model.identifier,
@@ -172,6 +177,7 @@ fn shown(what: &str, model: pb::Model) -> Output {
         credential_name(&model),
         list(&model.endpoint_networks, "public addresses only"),
         list(&model.client_networks, "any"),
+        list(&model.groups, "anyone"),
         model.adapter_group,
     );
     Output::new(text, view(&model))

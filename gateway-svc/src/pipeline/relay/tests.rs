@@ -111,6 +111,7 @@ fn model() -> Arc<Model> {
         adapter_group: "default".to_owned(),
         endpoints: Vec::new(),
         client_networks: Vec::new(),
+        groups: Vec::new(),
         context_length: 0,
         max_concurrency: None,
         timers: Timers { first_content: 60 * SECOND, idle: 20 * SECOND, total: 600 * SECOND },

@@ -1,8 +1,10 @@
-//! Where an issuer's keys come from: a file, a URL, or OpenID Connect Discovery.
+//! Where another issuer's keys come from: a file, a URL, OpenID Connect Discovery, or the configuration itself.
+//!
+//! Keys are fetched beside the requests, never for one: a token under a key that is not known is refused, and asks for a fetch.
+//! The last good keys stay in use through an outage, up to a bound; a set that cannot be read replaces nothing.
 
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -10,10 +12,11 @@ use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use ipnet::IpNet;
 use postern_egress::{Client, Egress, Policy};
-use postern_runtime::{Clock, Lifecycle, Verifier};
-use postern_token::{IssuerProfile, PublicKey, read_jwks};
+use postern_token::{PublicKey, read_jwks};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::clock::Clock;
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -38,25 +41,50 @@ const VAIN_FOR: Duration = Duration::from_secs(60);
 
 /// Where keys are.
 #[derive(Debug, Clone)]
-pub enum Place {
-    /// In a file.
+pub struct KeyPlace(Place);
+
+#[derive(Debug, Clone)]
+enum Place {
     File(PathBuf),
-    /// At a URL.
     Url(Uri),
     /// Where the document at this URL says, which must name this issuer.
-    Discovery { document: Uri, issuer: String },
+    Discovery {
+        document: Uri,
+        issuer: String,
+    },
+    Here(Vec<PublicKey>),
 }
 
-impl Place {
+impl KeyPlace {
+    /// A file, looked at every few seconds.
+    #[must_use]
+    pub const fn file(path: PathBuf) -> Self {
+        Self(Place::File(path))
+    }
+
+    /// A key set itself, as JSON text.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn here(jwks: &str) -> Result<Self, String> {
+        read_jwks(jwks.as_bytes()).map(|keys| Self(Place::Here(keys))).map_err(|error| error.to_string())
+    }
+
     /// A key set's URL: https, or http on loopback.
+    ///
+    /// # Errors
+    /// What is wrong with it.
     pub fn url(text: &str) -> Result<Self, String> {
-        checked(text).map(Self::Url)
+        checked(text).map(|url| Self(Place::Url(url)))
     }
 
     /// An issuer's discovery document (OpenID Connect Discovery 1.0 §4).
+    ///
+    /// # Errors
+    /// What is wrong with it.
     pub fn discovery(issuer: &str) -> Result<Self, String> {
         let document = checked(&format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/')))?;
-        Ok(Self::Discovery { document, issuer: issuer.to_owned() })
+        Ok(Self(Place::Discovery { document, issuer: issuer.to_owned() }))
     }
 }
 
@@ -79,9 +107,9 @@ struct Fetched {
 }
 
 /// One issuer's keys.
-pub struct Source {
+pub struct KeySource {
+    issuer: String,
     place: Place,
-    profile: IssuerProfile,
     client: Client,
     max_age: Duration,
     asked: Notify,
@@ -89,11 +117,20 @@ pub struct Source {
     vain: moka::sync::Cache<String, ()>,
 }
 
-impl Source {
-    pub fn new(place: Place, profile: IssuerProfile, networks: &[IpNet], max_age: Duration, egress: &Egress) -> Self {
+impl KeySource {
+    /// The keys of this issuer at this place. `networks`: where they may be served. `max_age`: how long they serve when none can
+    /// be had.
+    #[must_use]
+    pub fn new(
+        issuer: String,
+        KeyPlace(place): KeyPlace,
+        networks: &[IpNet],
+        max_age: Duration,
+        egress: &Egress,
+    ) -> Self {
         Self {
+            issuer,
             place,
-            profile,
             client: egress.client(Policy::new(networks.iter().copied()), CONNECT),
             max_age,
             asked: Notify::new(),
@@ -118,20 +155,8 @@ impl Source {
         Some(FIRST_PAUSE)
     }
 
-    /// Keeps the verifier supplied until the process stops.
-    pub fn follow(
-        self: &std::sync::Arc<Self>,
-        verifier: Verifier,
-        clock: std::sync::Arc<dyn Clock>,
-        lifecycle: &Lifecycle,
-    ) {
-        let (source, stopping) = (self.clone(), lifecycle.stopping().clone());
-        lifecycle.spawn_vital("issuer", async move {
-            stopping.run_until_cancelled(source.supply(&verifier, &*clock)).await;
-        });
-    }
-
-    async fn supply(&self, verifier: &Verifier, clock: &dyn Clock) {
+    /// Hands the newest keys to `put`, whenever they change, until it is dropped. No keys at all: they are too old to go by.
+    pub async fn follow(&self, put: impl Fn(Vec<PublicKey>) + Send + Sync, clock: Arc<dyn Clock>) {
         let (mut pause, mut had, mut expired) = (FIRST_PAUSE, clock.boottime(), false);
         let (mut announced, mut in_use) = (String::new(), None);
         loop {
@@ -139,8 +164,8 @@ impl Source {
                 Ok(Fetched { keys, keep }) => {
                     // A new table forgets which tokens have been verified, so it is made only of new keys.
                     if in_use.as_ref() != Some(&keys) {
-                        tracing::info!(issuer = self.profile.issuer, keys = keys.len(), "keys of an issuer in use");
-                        verifier.replace_other(self.profile.clone(), keys.clone());
+                        tracing::info!(issuer = self.issuer, keys = keys.len(), "keys of an issuer in use");
+                        put(keys.clone());
                         in_use = Some(keys);
                     }
                     (pause, had, expired) = (FIRST_PAUSE, clock.boottime(), false);
@@ -149,16 +174,12 @@ impl Source {
                 }
                 Err(problem) => {
                     if problem != announced {
-                        tracing::warn!(
-                            issuer = self.profile.issuer,
-                            problem,
-                            "keys of an issuer cannot be had; trying again"
-                        );
+                        tracing::warn!(issuer = self.issuer, problem, "keys of an issuer cannot be had; trying again");
                         announced = problem;
                     }
                     if !expired && clock.boottime().saturating_sub(had) > self.max_age {
-                        tracing::error!(issuer = self.profile.issuer, "keys of an issuer are too old to go by");
-                        verifier.replace_other(self.profile.clone(), Vec::new());
+                        tracing::error!(issuer = self.issuer, "keys of an issuer are too old to go by");
+                        put(Vec::new());
                         (expired, in_use) = (true, None);
                     }
                     let wait = pause;
@@ -176,11 +197,12 @@ impl Source {
     async fn fetch(&self) -> Result<Fetched, String> {
         let fetch = async {
             match &self.place {
+                Place::Here(keys) => Ok(Fetched { keys: keys.clone(), keep: MOST_KEEP }),
                 Place::File(path) => {
                     let bytes = tokio::fs::read(path).await.map_err(|error| format!("{}: {error}", path.display()))?;
-                    Ok((bytes, LOOK_EVERY))
+                    read((bytes, LOOK_EVERY))
                 }
-                Place::Url(url) => self.get(url).await,
+                Place::Url(url) => read(self.get(url).await?),
                 Place::Discovery { document, issuer } => {
                     let (bytes, _) = self.get(document).await?;
                     let found: serde_json::Value =
@@ -190,12 +212,11 @@ impl Source {
                         return Err("the discovery document is of another issuer".to_owned());
                     }
                     let keys = found["jwks_uri"].as_str().ok_or("the discovery document names no keys")?;
-                    self.get(&checked(keys)?).await
+                    read(self.get(&checked(keys)?).await?)
                 }
             }
         };
-        let (bytes, keep) = tokio::time::timeout(FETCH, fetch).await.map_err(|_| "no answer in time".to_owned())??;
-        Ok(Fetched { keys: read_jwks(&bytes).map_err(|error| error.to_string())?, keep })
+        tokio::time::timeout(FETCH, fetch).await.map_err(|_| "no answer in time".to_owned())?
     }
 
     async fn get(&self, url: &Uri) -> Result<(Vec<u8>, Duration), String> {
@@ -219,6 +240,10 @@ impl Source {
     }
 }
 
+fn read((document, keep): (Vec<u8>, Duration)) -> Result<Fetched, String> {
+    Ok(Fetched { keys: read_jwks(&document).map_err(|error| error.to_string())?, keep })
+}
+
 /// `max-age` of a `Cache-Control` (RFC 9111 §5.2.2.1).
 fn max_age(header: &str) -> Option<Duration> {
     let seconds = header.split(',').find_map(|part| part.trim().strip_prefix("max-age="))?;
@@ -232,11 +257,11 @@ mod tests {
     #[test]
     fn keys_come_only_from_where_nobody_can_change_them() {
         for good in ["https://issuer.test/keys", "http://127.0.0.1:1/keys", "http://localhost/keys", "http://[::1]/k"] {
-            assert!(Place::url(good).is_ok(), "{good}");
+            assert!(KeyPlace::url(good).is_ok(), "{good}");
         }
         for bad in ["http://issuer.test/keys", "http://10.0.0.1/keys", "ftp://x/", "file:///etc/passwd", "nonsense", ""]
         {
-            assert!(Place::url(bad).is_err(), "{bad}");
+            assert!(KeyPlace::url(bad).is_err(), "{bad}");
         }
     }
 
@@ -249,9 +274,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_unknown_keys_makes_for_one_fetch_in_ten_seconds() {
-        let profile = IssuerProfile::own(String::new(), String::new(), String::new(), 0);
-        let place = Place::File(PathBuf::new());
-        let source = Source::new(place, profile, &[], Duration::ZERO, &Egress::new().unwrap());
+        let place = KeyPlace::file(PathBuf::new());
+        let source = KeySource::new(String::new(), place, &[], Duration::ZERO, &Egress::new().unwrap());
         assert_eq!(source.ask_for("k0"), Some(FIRST_PAUSE));
         for number in 1..1000 {
             assert_eq!(source.ask_for(&format!("k{number}")), Some(ASK_EVERY), "asked too soon");
