@@ -155,7 +155,7 @@ fn pipeline(
     let verifier = Verifier::with_stale_bound(clock.clone(), config.trust.bound());
     trust::follow(link, verifier.clone(), readiness, notes.clone());
     let routes = Routes::default();
-    routes.follow(link, readiness, notes.clone());
+    routes.follow(link, &verifier, readiness, notes.clone());
     let mut adapters = HashMap::new();
     for (group, adapter) in &config.adapters {
         let adapter = match adapter {

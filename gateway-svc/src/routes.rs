@@ -12,11 +12,15 @@ use postern_proto::instance::v1 as pb;
 use postern_proto::instance::v1::config_service_client::ConfigServiceClient;
 use postern_proto::instance::v1::watch_routes_response::Message;
 use postern_proto::{Failure, Feature, Reason};
+use postern_runtime::Verifier;
 use postern_runtime::grpc;
 use postern_runtime::instance::{InstanceLink, next};
 use postern_runtime::notes::{self, Notes};
 use postern_runtime::readiness::{Condition, Readiness};
 use postern_runtime::request_id::RequestId;
+use postern_runtime::trust::read_revocation;
+use postern_runtime::verifier::TrustedIssuer;
+use postern_token::{Form, IssuerProfile, OpenForm, PublicKey, Realm};
 
 /// What a gateway knows of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,6 +145,29 @@ fn model(wire: pb::RouteModel) -> Result<Model, String> {
     })
 }
 
+/// How the tokens of another instance are judged: as strictly as one's own, by a header that is read.
+fn trusted(wire: pb::TrustedIssuer) -> Result<TrustedIssuer, String> {
+    let pb::TrustedIssuer { issuer, instance_id, scopes, groups, client_networks, max_lifetime, jwk_json, revocations } =
+        wire;
+    let network = |text: &String| text.parse::<IpNet>().map_err(|error| format!("{text}: {error}"));
+    let key = |jwk: &String| PublicKey::foreign(jwk.as_bytes()).map_err(|error| error.to_string());
+    let profile = IssuerProfile {
+        issuer,
+        // The verifier's own.
+        audience: String::new(),
+        max_lifetime: max_lifetime.map_or(0, |given| u64::try_from(given.seconds).unwrap_or(0)),
+        instances: vec![instance_id],
+        realm: Some(Realm::Managed),
+        scopes: Some(scopes),
+        groups,
+        client_networks: client_networks.iter().map(network).collect::<Result<_, _>>()?,
+        form: Form::Open(OpenForm::default()),
+    };
+    let keys = jwk_json.iter().map(key).collect::<Result<_, _>>()?;
+    let revocations = revocations.into_iter().map(read_revocation).collect::<Result<_, _>>();
+    Ok(TrustedIssuer { profile, keys, revocations: revocations.map_err(|failure| failure.message)? })
+}
+
 /// The table in use.
 #[derive(Clone, Default)]
 pub struct Routes {
@@ -159,19 +186,21 @@ impl Routes {
         })
     }
 
-    /// Follows the instance until the process stops; readiness waits for the first table, or for one in the notes.
-    pub fn follow(&self, link: &InstanceLink, readiness: &Readiness, notes: Notes) {
+    /// Follows the instance until the process stops; readiness waits for the first table, or for one in the notes. The verifier is
+    /// told of the other instances whose tokens are taken.
+    pub fn follow(&self, link: &InstanceLink, verifier: &Verifier, readiness: &Readiness, notes: Notes) {
         let arrived = readiness.condition("routes");
         let noted = notes.recall(notes::ROUTES, |routes: &pb::SealedRoutes| routes.time);
         if let Some(snapshot) = noted.and_then(|routes| routes.snapshot) {
-            self.current.store(Some(Arc::new(RouteTable::read(snapshot))));
+            self.put(snapshot, verifier);
             arrived.open();
         }
-        let (routes, inner) = (self.clone(), link.clone());
+        let (routes, inner, verifier) = (self.clone(), link.clone(), verifier.clone());
         link.subscribe("route feed", move |token| {
             let (routes, link, arrived, notes) = (routes.clone(), inner.clone(), arrived.clone(), notes.clone());
+            let verifier = verifier.clone();
             async move {
-                match routes.follow_once(&link, &token, &arrived, &notes).await {
+                match routes.follow_once(&link, &verifier, &token, &arrived, &notes).await {
                     Ok(()) => Failure::new(Reason::InstanceUnavailable, "the route feed ended"),
                     Err(failure) => failure,
                 }
@@ -179,9 +208,31 @@ impl Routes {
         });
     }
 
+    fn put(&self, mut snapshot: pb::RouteSnapshot, verifier: &Verifier) {
+        let version = snapshot.version;
+        let mut issuers = Vec::new();
+        for wire in std::mem::take(&mut snapshot.issuers) {
+            let issuer = wire.issuer.clone();
+            match trusted(wire) {
+                Ok(trusted) => issuers.push(trusted),
+                Err(problem) => tracing::error!(issuer, problem, "another instance's tokens cannot be taken"),
+            }
+        }
+        let table = RouteTable::read(snapshot);
+        tracing::info!(
+            routes.version = version,
+            routes.models = table.models.len(),
+            routes.issuers = issuers.len(),
+            "routes in use"
+        );
+        verifier.replace_trusted(issuers);
+        self.current.store(Some(Arc::new(table)));
+    }
+
     async fn follow_once(
         &self,
         link: &InstanceLink,
+        verifier: &Verifier,
         token: &str,
         arrived: &Condition,
         notes: &Notes,
@@ -199,10 +250,7 @@ impl Routes {
                 notes.keep(notes::ROUTES, sealed);
             }
             if let Some(Message::Snapshot(snapshot)) = message.message {
-                let version = snapshot.version;
-                let table = RouteTable::read(snapshot);
-                tracing::info!(routes.version = version, routes.models = table.models.len(), "routes in use");
-                self.current.store(Some(Arc::new(table)));
+                self.put(snapshot, verifier);
                 arrived.open();
             }
         }

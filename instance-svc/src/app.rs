@@ -19,6 +19,7 @@ use postern_runtime::config::secret_file;
 use postern_runtime::grpc::Dialer;
 use postern_runtime::guard::GuardLayer;
 use postern_runtime::health::ProcessHealth;
+use postern_runtime::instance::InstanceLink;
 use postern_runtime::lifecycle::Stopped;
 use postern_runtime::peer::ClientConfig;
 use postern_runtime::tls::Tls;
@@ -50,6 +51,7 @@ use crate::fleet::Fleet;
 use crate::identity::Identities;
 use crate::introspection::Introspection;
 use crate::issuer::{Identity, Issuer};
+use crate::partners::Partners;
 use crate::registry::Registry;
 use crate::relay::Relay;
 use crate::root::TrustRoot;
@@ -256,8 +258,12 @@ async fn routes(
         OAuthDoor { exchange: exchange.clone(), introspection: introspection.clone(), audit, clock: clock.clone() };
     let directory = Arc::new(Directory::new(store.clone(), credentials));
     let registry = Arc::new(Registry::new(store.clone(), sealer));
-    let relay = Arc::new(Relay::new(store.clone(), exchange.clone(), issuer, instance_id, dialer));
+    let relay = Arc::new(Relay::new(store.clone(), exchange.clone(), issuer, instance_id, dialer.clone()));
     let fleet = Fleet::default();
+    for target in &config.publish {
+        let link = InstanceLink::new(target, &dialer, clock.clone(), lifecycle)?;
+        crate::publisher::publish(&link, trust.clone(), clock.clone());
+    }
 
     let key_door = KeyDoor { rotation: rotation.clone(), store: store.clone() };
     let trust = TrustDoor {
@@ -279,6 +285,13 @@ async fn routes(
         versions,
         lifecycle: lifecycle.clone(),
     };
+    let fleet_door = FleetDoor {
+        directory: directory.clone(),
+        fleet: fleet.clone(),
+        trust_root: root.public(),
+        partners: Partners::new(store.clone()),
+        own_issuer: identity.issuer.clone(),
+    };
     let relay = CompletionServiceServer::new(RelayDoor { relay })
         .max_decoding_message_size(grpc::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(grpc::MAX_MESSAGE_BYTES);
@@ -287,7 +300,7 @@ async fn routes(
         .add_service(KeyServiceServer::new(key_door))
         .add_service(AuditServiceServer::new(AuditDoor { store: store.clone() }))
         .add_service(PrincipalServiceServer::new(PrincipalDoor { directory: directory.clone(), federation }))
-        .add_service(FleetServiceServer::new(FleetDoor { directory, fleet: fleet.clone(), trust_root: root.public() }))
+        .add_service(FleetServiceServer::new(fleet_door))
         .add_service(ModelRegistryServiceServer::new(ModelDoor { registry: registry.clone(), fleet }))
         .add_service(FeatureServiceServer::new(FeatureDoor { registry }))
         .add_service(ConfigServiceServer::new(configuration))

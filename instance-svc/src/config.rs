@@ -29,6 +29,9 @@ pub struct InstanceConfig {
     /// Signing keys.
     #[serde(default)]
     pub keys: KeyConfig,
+    /// Other instances to publish keys and revocations to, whose gateways take this one's tokens.
+    #[serde(default)]
+    pub publish: Vec<postern_runtime::instance::InstanceConfig>,
     /// The process's certificate. Without one, plain text is served on loopback only.
     #[serde(default)]
     pub tls: Option<TlsConfig>,
@@ -173,6 +176,7 @@ impl InstanceConfig {
             return Err(ConfigError::invalid("store", "name either sqlite_file or postgres_url_file"));
         }
         self.keys.schedule(self.issuer.max_access_token_seconds)?;
+        self.publish.iter().try_for_each(postern_runtime::instance::InstanceConfig::check)?;
         let url = &self.issuer.url;
         let well_formed = url.parse::<axum::http::Uri>().is_ok_and(|uri| {
             matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() && uri.query().is_none()

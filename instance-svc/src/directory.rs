@@ -9,7 +9,11 @@ use postern_token::Secret;
 use tokio::sync::Mutex;
 
 use crate::credentials::Credentials;
-use crate::store::{CredentialRecord, Found, Kind, Millis, PrincipalRecord, Proof, Purpose, Role, Store};
+use crate::partners::Entitlement;
+use crate::store::{
+    CredentialRecord, Found, Kind, Millis, PrincipalRecord, Proof, Purpose, Role, Store, StoreError,
+    TrustedIssuerRecord,
+};
 
 /// What a new fleet member is.
 #[derive(Debug, Clone)]
@@ -26,6 +30,8 @@ pub enum NewMember {
         /// Empty: default.
         group: String,
     },
+    /// Another instance.
+    Instance(Entitlement),
 }
 
 /// What a new credential is.
@@ -74,7 +80,7 @@ pub fn groups(field: &str, names: Vec<String>) -> Result<Vec<String>, Failure> {
 /// The kinds of people and programs.
 pub const PEOPLE: &[Kind] = &[Kind::User, Kind::Service];
 /// The kinds of processes.
-pub const FLEET: &[Kind] = &[Kind::Gateway, Kind::Adapter];
+pub const FLEET: &[Kind] = &[Kind::Gateway, Kind::Adapter, Kind::Instance];
 
 /// The directory.
 pub struct Directory {
@@ -162,7 +168,18 @@ impl Directory {
         proof: Option<Proof>,
     ) -> Result<(PrincipalRecord, Option<Secret>), Failure> {
         let name = MemberName::new(name).map_err(|error| Failure::field("name", error.to_string()))?;
+        let mut trusted = None;
         let record = match member {
+            NewMember::Instance(entitlement) => {
+                let record = self.record("ptr", name.into(), Kind::Instance, vec![Role::Instance]).await?;
+                trusted = Some(TrustedIssuerRecord {
+                    principal_id: record.id.clone(),
+                    issuer: entitlement.issuer.clone(),
+                    spec: serde_json::to_string(&entitlement).map_err(Failure::internal)?,
+                    published: String::new(),
+                });
+                record
+            }
             NewMember::Gateway { audience, address } => {
                 let audience = match audience.as_str() {
                     "" => format!("postern-gateway:{name}"),
@@ -196,7 +213,13 @@ impl Directory {
             }
         };
         let (credential, secret) = self.issue(&record, NewCredential::plain(Purpose::Fleet, "", proof)).await?;
-        self.add(record.clone(), Some(credential)).await?;
+        match trusted {
+            None => self.add(record.clone(), Some(credential)).await?,
+            Some(issuer) => {
+                let added = self.store.add_trusted_issuer(record.clone(), Some(credential), issuer).await;
+                added.map_err(|error| taken(error, &record.name))?;
+            }
+        }
         Ok((record, secret))
     }
 
@@ -260,15 +283,7 @@ impl Directory {
 
     async fn add(&self, record: PrincipalRecord, credential: Option<CredentialRecord>) -> Result<(), Failure> {
         let name = record.name.clone();
-        self.store.add_principal(record, credential).await.map_err(|error| match error.into() {
-            Failure { reason: Reason::AlreadyExists, .. } => Failure::new(
-                Reason::AlreadyExists,
-                format!(
-                    "the name `{name}`, or the audience, is taken; names are unique among users, programs and fleet"
-                ),
-            ),
-            failure => failure,
-        })
+        self.store.add_principal(record, credential).await.map_err(|error| taken(error, &name))
     }
 
     /// Removes a principal with its credentials. The last administrator stays.
@@ -373,6 +388,18 @@ impl Directory {
             ),
             failure => failure,
         })
+    }
+}
+
+fn taken(error: StoreError, name: &str) -> Failure {
+    match error.into() {
+        Failure { reason: Reason::AlreadyExists, .. } => {
+            let message = format!(
+                "the name `{name}`, or the audience, issuer or proof, is taken; names are unique among users, programs and fleet"
+            );
+            Failure::new(Reason::AlreadyExists, message)
+        }
+        failure => failure,
     }
 }
 

@@ -31,6 +31,7 @@ pub const TABLE: PolicyTable<Role> = PolicyTable(&[
     // Public keys are public.
     row("/postern.instance.v1.TrustService/GetJwks", Access::Open),
     row("/postern.instance.v1.TrustService/WatchTrust", FLEET),
+    row("/postern.instance.v1.TrustService/PublishTrust", Access::Roles(&[Role::Instance])),
     row("/postern.instance.v1.PrincipalService/CreatePrincipal", ADMIN),
     row("/postern.instance.v1.PrincipalService/ListPrincipals", ADMIN),
     row("/postern.instance.v1.PrincipalService/UpdatePrincipal", ADMIN),

@@ -14,7 +14,7 @@ use postern_proto::{Failure, Reason};
 pub use audit::{AuditRow, AuditStore};
 pub use records::{
     Change, CredentialRecord, FederatedIssuerRecord, Found, InstanceRecord, Kind, ModelRecord, PrincipalRecord, Proof,
-    Purpose, Role, Versions, handle_of_certificate,
+    Purpose, Role, TrustedIssuerRecord, Versions, handle_of_certificate,
 };
 pub use sql::SqlStore;
 pub use trust::{Activation, ActivationRule, KeyRecord, KeyState, NewKey, TrustEvent, TrustStore};
@@ -70,12 +70,24 @@ pub trait Store: TrustStore + AuditStore {
 
     /// All principals by name.
     async fn principals(&self) -> Result<Vec<PrincipalRecord>, StoreError>;
-    /// Adds a principal with its first credentials.
+    /// Adds a principal with its first credential.
     async fn add_principal(
         &self,
         principal: PrincipalRecord,
         credential: Option<CredentialRecord>,
     ) -> Result<(), StoreError>;
+    /// As [`Store::add_principal`], for another instance.
+    async fn add_trusted_issuer(
+        &self,
+        principal: PrincipalRecord,
+        credential: Option<CredentialRecord>,
+        issuer: TrustedIssuerRecord,
+    ) -> Result<(), StoreError>;
+    /// The other instances, by issuer.
+    async fn trusted_issuers(&self) -> Result<Vec<TrustedIssuerRecord>, StoreError>;
+    /// Puts down what another instance has published, unless what is there is newer; the number of what is there then.
+    /// [`StoreError::Missing`] for one that was removed.
+    async fn publish_trust(&self, principal_id: &str, sequence: u64, published: &str) -> Result<u64, StoreError>;
     /// Gives a principal of one of these kinds other roles and groups. When it has left a group, its tokens are revoked.
     async fn update_principal(
         &self,

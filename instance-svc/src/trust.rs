@@ -3,7 +3,7 @@
 //! Whoever changed it, this replica or another, the change is taken from the database in the order of its sequence numbers;
 //! then it signs, verifies and is told to subscribers. A gap means a new snapshot.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -223,6 +223,22 @@ impl Trust {
         self.state.read().unwrap_or_else(PoisonError::into_inner).snapshot.clone()
     }
 
+    /// The state, with at most so many revocations: more collapse, which refuses more, not less. `now`: seconds since 1970.
+    #[must_use]
+    pub fn condensed(&self, most: usize, now: u64) -> (TrustSnapshot, Vec<Revocation>) {
+        let mut snapshot = self.snapshot();
+        let mut revocations = std::mem::take(&mut snapshot.revocations);
+        if revocations.len() > most {
+            revocations = by_subject(revocations);
+        }
+        if revocations.len() > most {
+            let until = revocations.iter().map(Revocation::until).max().unwrap_or(0);
+            let id = self.profile.instances.first().cloned().unwrap_or_default();
+            revocations = vec![Revocation::Instance { id, issued_by: now, until }];
+        }
+        (snapshot, revocations)
+    }
+
     /// All keys that verify.
     #[must_use]
     pub fn keys(&self) -> Vec<PublicKey> {
@@ -257,6 +273,23 @@ impl Trust {
     pub fn profile(&self) -> &IssuerProfile {
         &self.profile
     }
+}
+
+/// The tokens of each subject as one revocation of all that are as old: more is refused, not less.
+fn by_subject(revocations: Vec<Revocation>) -> Vec<Revocation> {
+    let mut subjects: HashMap<String, Revocation> = HashMap::new();
+    let mut others = Vec::new();
+    for revocation in revocations {
+        let (Revocation::Token { subject: id, .. } | Revocation::Subject { id, .. }) = &revocation else {
+            others.push(revocation);
+            continue;
+        };
+        let none = Revocation::Subject { id: id.clone(), issued_by: 0, until: 0 };
+        let whole = subjects.remove(id).unwrap_or(none).widened_by(&revocation);
+        subjects.insert(id.clone(), whole);
+    }
+    others.extend(subjects.into_values());
+    others
 }
 
 async fn read(store: &dyn Store, sealer: &Sealer) -> Result<(State, LocalSigner), KeyError> {

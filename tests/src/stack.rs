@@ -57,6 +57,8 @@ pub struct StackBuilder<'a> {
     drain: DrainConfig,
     mutual_tls: bool,
     certified_fleet: bool,
+    issuer_url: &'static str,
+    key: fn() -> &'static Forge,
     notes: bool,
     trust: TrustConfig,
     issuers: Vec<OtherIssuer>,
@@ -87,7 +89,10 @@ pub struct Stack {
     pub dir: TempDir,
     /// What the gateway was built from.
     pub gateway_config: GatewayConfig,
-    instance_id: String,
+    /// What the instance was built from.
+    pub instance_config: InstanceSettings,
+    /// The instance's id.
+    pub instance_id: String,
 }
 
 impl<'a> StackBuilder<'a> {
@@ -183,6 +188,14 @@ impl<'a> StackBuilder<'a> {
         self.mutual_tls()
     }
 
+    /// Lets the instance be of this issuer URL and sign with this key.
+    #[must_use]
+    pub const fn issuer_url(mut self, issuer_url: &'static str, key: fn() -> &'static Forge) -> Self {
+        self.issuer_url = issuer_url;
+        self.key = key;
+        self
+    }
+
     /// Rotates keys after this many seconds, each published for so many before.
     #[must_use]
     pub const fn rotating(mut self, rotation_seconds: u64, lead_seconds: u64) -> Self {
@@ -212,6 +225,7 @@ impl<'a> StackBuilder<'a> {
         let settings = InstanceSettings { tls: certificate("instance"), ..self.instance_settings(dir.path()) };
         let admin = instance_svc::app::bootstrap(&settings, "admin".to_owned()).await.unwrap().unwrap();
         let admin = admin.expose().to_owned();
+        let instance_config = settings.clone();
         let instance = instance_svc::app::App::build(settings, shared.clone()).await.unwrap();
         let peer = |address| peer(address, self.mutual_tls);
         let at_instance = peer(instance.grpc);
@@ -301,6 +315,7 @@ impl<'a> StackBuilder<'a> {
             dialer,
             dir,
             gateway_config,
+            instance_config,
         };
         let token = stack.token().await;
         stack.instance_id = Forge::claims(&token)["postern_instance"].as_str().unwrap().to_owned();
@@ -311,15 +326,20 @@ impl<'a> StackBuilder<'a> {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         InstanceSettings {
             listen: instance_svc::config::Listen { grpc: any, http: any, ops: any },
-            issuer: IssuerConfig { url: ISSUER.to_owned(), access_token_seconds: 300, max_access_token_seconds: 900 },
+            issuer: IssuerConfig {
+                url: self.issuer_url.to_owned(),
+                access_token_seconds: 300,
+                max_access_token_seconds: 900,
+            },
             store: StoreConfig { sqlite_file: Some(dir.join("instance.db")), postgres_url_file: None },
             seal: SealConfig { key_file: dir.join("seal.key") },
             keys: KeyConfig {
-                import_file: Some(Forge::instance().pem()),
+                import_file: Some((self.key)().pem()),
                 rotation_seconds: self.rotation.0,
                 lead_seconds: self.rotation.1,
                 ..KeyConfig::default()
             },
+            publish: Vec::new(),
             tls: None,
             clients: Default::default(),
             telemetry: TelemetryConfig::default(),
@@ -429,6 +449,8 @@ impl Stack {
             drain: DrainConfig { notice_seconds: 0, grace_seconds: 5 },
             mutual_tls: false,
             certified_fleet: false,
+            issuer_url: ISSUER,
+            key: Forge::instance,
             notes: false,
             trust: TrustConfig { when_stale: WhenStale::Serve, stale_seconds: 5 },
             issuers: Vec::new(),

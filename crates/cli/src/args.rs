@@ -447,7 +447,7 @@ pub enum UserToken {
 pub enum Fleet {
     /// Add a gateway or an adapter.
     #[command(subcommand)]
-    Add(FleetAdd),
+    Add(Box<FleetAdd>),
     /// List the fleet and who is connected.
     List,
     /// Remove a member; its streams end.
@@ -470,6 +470,34 @@ pub enum FleetAdd {
         /// The audience of its tokens. Default: postern-gateway:NAME.
         #[arg(long)]
         audience: Option<String>,
+        /// Write its credential to this new file (mode 0600).
+        #[arg(long, value_name = "FILE", required_unless_present_any = ["certificate", "issuer"])]
+        credential_file: Option<PathBuf>,
+        #[command(flatten)]
+        proof: Proof,
+    },
+    /// Another instance, whose tokens the gateways take.
+    Instance {
+        /// The name.
+        name: String,
+        /// The `iss` of its tokens.
+        #[arg(long, value_name = "URL")]
+        issuer_url: String,
+        /// Its id, the `postern_instance` of its tokens.
+        #[arg(long, value_name = "ID")]
+        instance_id: String,
+        /// A scope that it is entitled to; may be given several times.
+        #[arg(long, required = true)]
+        scope: Vec<String>,
+        /// A group that its users count as members of; may be given several times.
+        #[arg(long)]
+        group: Vec<String>,
+        /// A network where callers with its tokens may be. Default: anywhere.
+        #[arg(long, value_name = "CIDR")]
+        client_network: Vec<IpNet>,
+        /// Its key set, as a file that is read now. Default: it publishes its keys itself.
+        #[arg(long, value_name = "FILE")]
+        jwks_file: Option<PathBuf>,
         /// Write its credential to this new file (mode 0600).
         #[arg(long, value_name = "FILE", required_unless_present_any = ["certificate", "issuer"])]
         credential_file: Option<PathBuf>,

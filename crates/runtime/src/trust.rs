@@ -188,7 +188,11 @@ fn read_key(key: &pb::TrustKey) -> Result<PublicKey, Failure> {
     Ok(read)
 }
 
-fn read_revocation(wire: pb::Revocation) -> Result<Revocation, Failure> {
+/// A revocation as the feed says it.
+///
+/// # Errors
+/// INSTANCE_UNAVAILABLE for one of a kind that is not known here.
+pub fn read_revocation(wire: pb::Revocation) -> Result<Revocation, Failure> {
     use pb::revocation::{Of, Token, UpTo};
     let pb::Revocation { of, until } = wire;
     Ok(match of.ok_or_else(|| broken("a revocation of a kind that is not known here"))? {

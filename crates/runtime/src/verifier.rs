@@ -49,6 +49,8 @@ pub struct Verifier {
 struct Shared {
     table: ArcSwap<TrustTable>,
     revocations: RwLock<Revocations>,
+    /// What other instances say of their own tokens, by issuer.
+    their_revocations: RwLock<BTreeMap<String, Revocations>>,
     issuers: Mutex<Issuers>,
     passed: moka::sync::Cache<[u8; 32], Arc<Verified>>,
     clock: Arc<dyn Clock>,
@@ -63,8 +65,21 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Issuers {
     own: Option<Issuer>,
-    /// By issuer.
+    /// By issuer, as this process is configured.
     others: BTreeMap<String, Issuer>,
+    /// By issuer, as the instance says.
+    trusted: BTreeMap<String, Issuer>,
+}
+
+/// Another instance whose tokens are taken.
+#[derive(Debug, Clone)]
+pub struct TrustedIssuer {
+    /// What is demanded of its tokens; their audience is the verifier's own.
+    pub profile: IssuerProfile,
+    /// Its keys.
+    pub keys: Vec<PublicKey>,
+    /// What is refused of its tokens.
+    pub revocations: Vec<Revocation>,
 }
 
 impl Verifier {
@@ -80,6 +95,7 @@ impl Verifier {
         let shared = Shared {
             table: ArcSwap::default(),
             revocations: RwLock::default(),
+            their_revocations: RwLock::default(),
             issuers: Mutex::default(),
             passed: moka::sync::Cache::builder().max_capacity(REMEMBERED_TOKENS).build(),
             clock,
@@ -134,10 +150,36 @@ impl Verifier {
         self.rebuild(|issuers| drop(issuers.others.insert(profile.issuer.clone(), (profile, keys))));
     }
 
+    /// Puts the other instances to use that the instance says, in place of those that it said before.
+    pub fn replace_trusted(&self, all: Vec<TrustedIssuer>) {
+        let now = self.shared.clock.now();
+        let (mut trusted, mut revocations) = (BTreeMap::new(), BTreeMap::new());
+        for TrustedIssuer { profile, keys, revocations: of } in all {
+            let mut set = Revocations::default();
+            of.into_iter().for_each(|revocation| set.insert(revocation, now));
+            revocations.insert(profile.issuer.clone(), set);
+            trusted.insert(profile.issuer.clone(), (profile, keys));
+        }
+        *self.shared.their_revocations.write().unwrap_or_else(PoisonError::into_inner) = revocations;
+        // A new table forgets which tokens have been verified, so it is made only of something new.
+        if self.issuers().trusted != trusted {
+            self.rebuild(|issuers| issuers.trusted = trusted);
+        }
+        self.shared.revoked.send_modify(|count| *count += 1);
+    }
+
     fn rebuild(&self, change: impl FnOnce(&mut Issuers)) {
         let mut issuers = self.issuers();
         change(&mut issuers);
-        let all = issuers.own.iter().chain(issuers.others.values()).cloned();
+        // What this process was configured with counts before what its instance says; of itself, nobody else speaks.
+        let own = issuers.own.as_ref().map(|(profile, _)| profile);
+        let audience = own.map(|profile| profile.audience.clone()).unwrap_or_default();
+        let free =
+            |issuer: &String| !issuers.others.contains_key(issuer) && own.is_some_and(|own| own.issuer != *issuer);
+        let trusted = issuers.trusted.iter().filter(|(issuer, _)| free(issuer)).map(|(_, (profile, keys))| {
+            (IssuerProfile { audience: audience.clone(), ..profile.clone() }, keys.clone())
+        });
+        let all = issuers.own.iter().chain(issuers.others.values()).cloned().chain(trusted);
         self.shared.table.store(Arc::new(TrustTable::new(all)));
         // Under the lock, so that no older table can be stored after this one. What was verified under a key that is no longer
         // there is forgotten with everything else.
@@ -210,17 +252,24 @@ impl Verifier {
     /// Whether a token that was verified is not revoked since.
     #[must_use]
     pub fn stands(&self, verified: &Verified) -> bool {
+        if verified.profile().form != Form::Announced {
+            let issuer = &verified.profile().issuer;
+            let theirs = self.shared.their_revocations.read().unwrap_or_else(PoisonError::into_inner);
+            let revoked = theirs.get(issuer).is_some_and(|set| set.refuse(verified.claims(), verified.kid()));
+            // Whose issuer is not believed any more has nothing to stand on.
+            return !revoked && self.shared.table.load().knows(issuer);
+        }
         let revocations = self.shared.revocations.read().unwrap_or_else(PoisonError::into_inner);
         !revocations.refuse(verified.claims(), verified.kid())
     }
 
     /// Whether a token that was verified is still neither revoked nor judged on news that is too old.
     fn judge(&self, verified: &Verified) -> Result<(), Failure> {
-        if verified.profile().form != Form::Announced {
-            return Ok(());
-        }
         if !self.stands(verified) {
             return Err(refused(TokenError::Revoked));
+        }
+        if verified.profile().form != Form::Announced {
+            return Ok(());
         }
         match (self.shared.stale_bound, self.staleness()) {
             // News from before this process began has no age that could be judged.

@@ -173,6 +173,12 @@ impl TrustTable {
         self.issuers.iter().all(|issuer| issuer.keys.is_empty())
     }
 
+    /// Whether this issuer is believed.
+    #[must_use]
+    pub fn knows(&self, issuer: &str) -> bool {
+        self.issuers.iter().any(|one| one.profile.issuer == issuer)
+    }
+
     /// Whether a verified token's key and profile still stand here, unchanged.
     #[must_use]
     pub fn still_holds(&self, verified: &Verified) -> bool {

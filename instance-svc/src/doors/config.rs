@@ -19,6 +19,7 @@ use super::guard::Caller;
 use super::trust::draining;
 use super::{Answers, HEARTBEAT};
 use crate::fleet::Fleet;
+use crate::partners::Partners;
 use crate::registry::{Model, ModelCredential, Registry};
 use crate::root::TrustRoot;
 use crate::store::{Store, Versions};
@@ -48,6 +49,7 @@ pub struct ConfigDoor {
 #[derive(Clone)]
 struct Source {
     registry: Arc<Registry>,
+    partners: Arc<Partners>,
     store: Arc<dyn Store>,
 }
 
@@ -58,7 +60,8 @@ impl Source {
         let models = self.registry.models().await?.into_iter().map(route_model).collect();
         let bindings = self.registry.bindings().await?;
         let features = bindings.iter().map(|(name, binding)| super::features::feature(*name, Some(binding))).collect();
-        Ok(pb::RouteSnapshot { version, models, features })
+        let issuers = self.partners.issuers().await?;
+        Ok(pb::RouteSnapshot { version, models, features, issuers })
     }
 
     async fn endpoints(&self, group: &str) -> Result<pb::AdapterSnapshot, Failure> {
@@ -120,7 +123,8 @@ fn adapter_endpoints(model: Model, credential: &ModelCredential) -> Vec<pb::Adap
 
 impl ConfigDoor {
     fn source(&self) -> Source {
-        Source { registry: self.registry.clone(), store: self.store.clone() }
+        let partners = Arc::new(Partners::new(self.store.clone()));
+        Source { registry: self.registry.clone(), partners, store: self.store.clone() }
     }
 
     /// Runs a stream until it ends by itself or the process stops, and tells the peer which.

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 use super::{acted, timestamp};
 use crate::directory::{Directory, FLEET, NewMember};
 use crate::fleet::Fleet;
+use crate::partners::{Entitlement, Partners};
 use crate::store::{Kind, PrincipalRecord};
 
 /// The door.
@@ -21,11 +22,28 @@ pub struct FleetDoor {
     pub fleet: Fleet,
     /// The public half of the trust root, which new members pin.
     pub trust_root: String,
+    /// The other instances.
+    pub partners: Partners,
+    /// The issuer URL of this one.
+    pub own_issuer: String,
 }
 
 impl FleetDoor {
-    fn member(&self, record: PrincipalRecord) -> pb::FleetMember {
+    async fn member(&self, record: PrincipalRecord) -> Result<pb::FleetMember, Failure> {
         let kind = match record.kind {
+            Kind::Instance => {
+                let issuer = self.partners.of(&record.id).await?.unwrap_or_default();
+                pb::fleet_member::Kind::Instance(pb::fleet_member::Instance {
+                    known_keys: u32::try_from(issuer.jwk_json.len()).unwrap_or(u32::MAX),
+                    issuer: issuer.issuer,
+                    instance_id: issuer.instance_id,
+                    scopes: issuer.scopes,
+                    groups: issuer.groups,
+                    client_networks: issuer.client_networks,
+                    max_lifetime: issuer.max_lifetime,
+                    jwks_json: String::new(),
+                })
+            }
             Kind::Gateway => pb::fleet_member::Kind::Gateway(pb::fleet_member::Gateway {
                 audience: record.audience.unwrap_or_default(),
                 address: record.address.unwrap_or_default(),
@@ -34,13 +52,13 @@ impl FleetDoor {
                 group: record.adapter_group.unwrap_or_default(),
             }),
         };
-        pb::FleetMember {
+        Ok(pb::FleetMember {
             connected_replicas: self.fleet.replicas(&record.id),
             id: record.id,
             name: record.name,
             kind: Some(kind),
             create_time: timestamp(record.created_at),
-        }
+        })
     }
 }
 
@@ -58,7 +76,10 @@ impl FleetService for FleetDoor {
             Some(pb::create_fleet_member_request::Kind::Adapter(pb::fleet_member::Adapter { group })) => {
                 NewMember::Adapter { group }
             }
-            None => return Err(refuse(Failure::field("kind", "must be gateway or adapter"))),
+            Some(pb::create_fleet_member_request::Kind::Instance(instance)) => {
+                NewMember::Instance(Entitlement::check(instance, &self.own_issuer).map_err(refuse)?)
+            }
+            None => return Err(refuse(Failure::field("kind", "must be gateway, adapter or instance"))),
         };
         let proof = super::principals::proof(proof).map_err(refuse)?;
         let (record, secret) = self.directory.add_member(name, member, proof).await.map_err(refuse)?;
@@ -67,7 +88,7 @@ impl FleetService for FleetDoor {
         Ok(acted(
             record.name.clone(),
             pb::CreateFleetMemberResponse {
-                member: Some(self.member(record)),
+                member: Some(self.member(record).await.map_err(refuse)?),
                 credential,
                 trust_root: self.trust_root.clone(),
             },
@@ -79,7 +100,10 @@ impl FleetService for FleetDoor {
         _: Request<pb::ListFleetMembersRequest>,
     ) -> Result<Response<pb::ListFleetMembersResponse>, Status> {
         let records = self.directory.list(FLEET).await.map_err(refuse)?;
-        let members = records.into_iter().map(|record| self.member(record)).collect();
+        let mut members = Vec::new();
+        for record in records {
+            members.push(self.member(record).await.map_err(refuse)?);
+        }
         Ok(Response::new(pb::ListFleetMembersResponse { members }))
     }
 

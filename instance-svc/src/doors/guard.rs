@@ -166,5 +166,6 @@ const fn role_name(role: &Role) -> &'static str {
         Role::Auditor => "auditor",
         Role::Gateway => "gateway",
         Role::Adapter => "adapter",
+        Role::Instance => "instance",
     }
 }

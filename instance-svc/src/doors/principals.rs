@@ -27,13 +27,13 @@ pub struct PrincipalDoor {
 fn principal(record: PrincipalRecord) -> pb::Principal {
     let kind = match record.kind {
         Kind::Service => pb::PrincipalKind::Service,
-        Kind::User | Kind::Gateway | Kind::Adapter => pb::PrincipalKind::User,
+        Kind::User | Kind::Gateway | Kind::Adapter | Kind::Instance => pb::PrincipalKind::User,
     };
     let role = |role: &Role| match role {
         Role::Admin => Some(pb::Role::Admin as i32),
         Role::ModelManager => Some(pb::Role::ModelManager as i32),
         Role::Auditor => Some(pb::Role::Auditor as i32),
-        Role::Gateway | Role::Adapter => None,
+        Role::Gateway | Role::Adapter | Role::Instance => None,
     };
     pb::Principal {
         id: record.id,

@@ -1,6 +1,5 @@
 //! `postern.instance.v1.TrustService`.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use super::guard::Caller;
 use super::{Answers, HEARTBEAT};
 use crate::exchange::adapter_audience;
 use crate::fleet::Fleet;
+use crate::partners::Partners;
 use crate::root::TrustRoot;
 use crate::store::{Kind, PrincipalRecord, Store, Versions};
 use crate::trust::{Told, Trust, TrustSnapshot};
@@ -96,23 +96,6 @@ fn chunks(profile: &IssuerProfile, snapshot: TrustSnapshot, audience: String) ->
     chunks
 }
 
-/// The tokens of each subject as one revocation of all that are as old: more is refused, not less.
-fn by_subject(revocations: Vec<Revocation>) -> Vec<Revocation> {
-    let mut subjects: HashMap<String, Revocation> = HashMap::new();
-    let mut others = Vec::new();
-    for revocation in revocations {
-        let (Revocation::Token { subject: id, .. } | Revocation::Subject { id, .. }) = &revocation else {
-            others.push(revocation);
-            continue;
-        };
-        let none = Revocation::Subject { id: id.clone(), issued_by: 0, until: 0 };
-        let whole = subjects.remove(id).unwrap_or(none).widened_by(&revocation);
-        subjects.insert(id.clone(), whole);
-    }
-    others.extend(subjects.into_values());
-    others
-}
-
 fn delta((sequence, told): (u64, Told)) -> pb::TrustDelta {
     let change = told.map(|change| match change {
         TrustChange::KeyAdded(key) => Change::KeyAdded(wire_key(&key)),
@@ -163,6 +146,56 @@ impl TrustService for TrustDoor {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    type PublishTrustStream = Answers<pb::PublishTrustResponse>;
+
+    async fn publish_trust(
+        &self,
+        request: Request<Streaming<pb::PublishTrustRequest>>,
+    ) -> Result<Response<Self::PublishTrustStream>, Status> {
+        let caller = Caller::of(&request).map_err(refuse)?;
+        tracing::info!(fleet.member = caller.principal.name, "another instance publishes its keys");
+        let (answers, stream) = mpsc::channel(4);
+        let (said, presence) = (request.into_inner(), self.fleet.enter(&caller.principal.id));
+        let (partners, store, stopping) =
+            (Partners::new(self.store.clone()), self.store.clone(), self.lifecycle.stopping().clone());
+        self.lifecycle.spawn(async move {
+            let failure = tokio::select! {
+                ended = take_in(&partners, &caller, &*store, said, &answers) => ended.err(),
+                () = stopping.cancelled() => Some(draining()),
+            };
+            drop(presence);
+            if let Some(failure) = failure {
+                let _ = answers.try_send(Err(refuse(failure)));
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+/// Takes in what another instance publishes, until it goes or is not one of ours any more.
+async fn take_in(
+    partners: &Partners,
+    caller: &Caller,
+    store: &dyn Store,
+    mut said: Streaming<pb::PublishTrustRequest>,
+    answers: &mpsc::Sender<Result<pb::PublishTrustResponse, Status>>,
+) -> Result<(), Failure> {
+    let mut beat = tokio::time::interval(HEARTBEAT);
+    let mut acknowledged_sequence = 0;
+    loop {
+        tokio::select! {
+            said = said.next() => match said {
+                Some(Ok(said)) => acknowledged_sequence = partners.publish(&caller.principal.id, said).await?,
+                _ => return Ok(()),
+            },
+            _ = beat.tick() => caller.still_may(store).await?,
+        }
+        let answer = pb::PublishTrustResponse { acknowledged_sequence };
+        if answers.send(Ok(answer)).await.is_err() {
+            return Ok(());
+        }
     }
 }
 
@@ -257,17 +290,8 @@ impl Subscriber {
         if self.member.kind != Kind::Gateway {
             return;
         }
-        let TrustSnapshot { sequence, keys, mut revocations } = self.trust.snapshot();
         let time = self.clock.now();
-        if revocations.len() > MOST_SEALED {
-            revocations = by_subject(revocations);
-        }
-        if revocations.len() > MOST_SEALED {
-            // More than belongs into one message: everything up to now is refused in their place, which is more, not less.
-            let until = revocations.iter().map(Revocation::until).max().unwrap_or(0);
-            let id = self.trust.profile().instances.first().cloned().unwrap_or_default();
-            revocations = vec![Revocation::Instance { id, issued_by: time, until }];
-        }
+        let (TrustSnapshot { sequence, keys, .. }, revocations) = self.trust.condensed(MOST_SEALED, time);
         let state = pb::TrustState {
             time,
             sequence,

@@ -37,6 +37,8 @@ pub enum Kind {
     Gateway,
     /// A caller of models.
     Adapter,
+    /// Another instance, whose tokens the gateways take.
+    Instance,
 }
 
 /// What a principal may do at the instance.
@@ -52,6 +54,8 @@ pub enum Role {
     Gateway,
     /// Follow trust, serve models.
     Adapter,
+    /// Publish its own trust state.
+    Instance,
 }
 
 /// What a credential is exchanged for.
@@ -82,8 +86,8 @@ macro_rules! as_text {
     };
 }
 
-as_text!(Kind { User = "user", Service = "service", Gateway = "gateway", Adapter = "adapter" });
-as_text!(Role { Admin = "admin", ModelManager = "model_manager", Auditor = "auditor", Gateway = "gateway", Adapter = "adapter" });
+as_text!(Kind { User = "user", Service = "service", Gateway = "gateway", Adapter = "adapter", Instance = "instance" });
+as_text!(Role { Admin = "admin", ModelManager = "model_manager", Auditor = "auditor", Gateway = "gateway", Adapter = "adapter", Instance = "instance" });
 as_text!(Purpose { Inference = "inference", Administration = "administration", Fleet = "fleet" });
 
 /// A user, service account, gateway or adapter.
@@ -184,6 +188,19 @@ pub struct FederatedIssuerRecord {
     pub spec: String,
     /// When it was added.
     pub created_at: Millis,
+}
+
+/// Another instance whose tokens the gateways take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustedIssuerRecord {
+    /// The member of the fleet.
+    pub principal_id: String,
+    /// Its `iss`.
+    pub issuer: String,
+    /// What it is entitled to, as JSON.
+    pub spec: String,
+    /// What it published last, as JSON; empty for nothing yet.
+    pub published: String,
 }
 
 /// A credential.

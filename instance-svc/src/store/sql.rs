@@ -20,17 +20,18 @@ use postern_token::Revocation;
 use super::sql_trust::{TOKENS_LIVE_SECONDS, revoke};
 use super::{
     Change, CredentialRecord, FederatedIssuerRecord, Found, InstanceRecord, Kind, Millis, ModelRecord, PrincipalRecord,
-    Proof, Purpose, Role, Store, StoreError, Versions,
+    Proof, Purpose, Role, Store, StoreError, TrustedIssuerRecord, Versions,
 };
 
 /// The schema's steps. A step that was released is never changed.
-const MIGRATIONS: [(i64, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str); 7] = [
     (1, "initial", include_str!("../../migrations/0001_initial.sql")),
     (2, "trust", include_str!("../../migrations/0002_trust.sql")),
     (3, "audit", include_str!("../../migrations/0003_audit.sql")),
     (4, "trust_root", include_str!("../../migrations/0004_trust_root.sql")),
     (5, "revocations_by_subject", include_str!("../../migrations/0005_revocations_by_subject.sql")),
     (6, "proofs_and_groups", include_str!("../../migrations/0006_proofs_and_groups.sql")),
+    (7, "trusted_issuers", include_str!("../../migrations/0007_trusted_issuers.sql")),
 ];
 
 fn migrations() -> Migrator {
@@ -227,6 +228,32 @@ pub(super) fn stored(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
+async fn insert_principal(
+    change: &mut AnyConnection,
+    record: &PrincipalRecord,
+    credential: Option<CredentialRecord>,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO principals (id, name, kind, roles, audience, address, adapter_group, created_at, member_of) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(&record.id)
+    .bind(&record.name)
+    .bind(record.kind.text())
+    .bind(texts(&record.roles))
+    .bind(&record.audience)
+    .bind(&record.address)
+    .bind(&record.adapter_group)
+    .bind(record.created_at)
+    .bind(record.groups.join(" "))
+    .execute(&mut *change)
+    .await?;
+    match credential {
+        Some(credential) => insert_credential(change, &credential).await,
+        None => Ok(()),
+    }
+}
+
 async fn insert_credential(connection: &mut AnyConnection, record: &CredentialRecord) -> Result<(), StoreError> {
     let proof = match &record.proof {
         Proof::Secret { mac: _ } => String::new(),
@@ -316,25 +343,67 @@ impl Store for SqlStore {
         credential: Option<CredentialRecord>,
     ) -> Result<(), StoreError> {
         let mut change = self.change_config().await?;
+        insert_principal(&mut change, &record, credential).await?;
+        Ok(change.commit().await?)
+    }
+
+    async fn add_trusted_issuer(
+        &self,
+        record: PrincipalRecord,
+        credential: Option<CredentialRecord>,
+        issuer: TrustedIssuerRecord,
+    ) -> Result<(), StoreError> {
+        let mut change = self.change_config().await?;
+        insert_principal(&mut change, &record, credential).await?;
+        sqlx::query("INSERT INTO trusted_issuers (principal_id, issuer, spec, published) VALUES ($1, $2, $3, $4)")
+            .bind(&issuer.principal_id)
+            .bind(&issuer.issuer)
+            .bind(&issuer.spec)
+            .bind(&issuer.published)
+            .execute(&mut *change)
+            .await?;
+        Ok(change.commit().await?)
+    }
+
+    async fn trusted_issuers(&self) -> Result<Vec<TrustedIssuerRecord>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM trusted_issuers ORDER BY issuer").fetch_all(&self.pool).await?;
+        let record = |row: &AnyRow| {
+            Ok(TrustedIssuerRecord {
+                principal_id: row.try_get("principal_id")?,
+                issuer: row.try_get("issuer")?,
+                spec: row.try_get("spec")?,
+                published: row.try_get("published")?,
+            })
+        };
+        rows.iter().map(record).collect()
+    }
+
+    async fn publish_trust(&self, principal_id: &str, sequence: u64, published: &str) -> Result<u64, StoreError> {
+        let there = async |connection: &mut AnyConnection| {
+            let row = sqlx::query("SELECT sequence, published FROM trusted_issuers WHERE principal_id = $1")
+                .bind(principal_id)
+                .fetch_optional(connection)
+                .await?
+                .ok_or(StoreError::Missing)?;
+            Ok::<_, StoreError>((count(&row, "sequence")?, row.try_get::<String, _>("published")?))
+        };
+        let (newest, before) = there(&mut *self.pool.acquire().await?).await?;
+        if newest > sequence || before == published {
+            return Ok(newest.max(sequence));
+        }
+        let mut change = self.change_config().await?;
+        // Again under the lock: of two replicas that publish at once, the newer state stays.
         sqlx::query(
-            "INSERT INTO principals (id, name, kind, roles, audience, address, adapter_group, created_at, member_of) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "UPDATE trusted_issuers SET published = $2, sequence = $3 WHERE principal_id = $1 AND sequence <= $3",
         )
-        .bind(&record.id)
-        .bind(&record.name)
-        .bind(record.kind.text())
-        .bind(texts(&record.roles))
-        .bind(&record.audience)
-        .bind(&record.address)
-        .bind(&record.adapter_group)
-        .bind(record.created_at)
-        .bind(record.groups.join(" "))
+        .bind(principal_id)
+        .bind(published)
+        .bind(stored(sequence))
         .execute(&mut *change)
         .await?;
-        if let Some(credential) = credential {
-            insert_credential(&mut change, &credential).await?;
-        }
-        Ok(change.commit().await?)
+        let (newest, _) = there(&mut change).await?;
+        change.commit().await?;
+        Ok(newest)
     }
 
     async fn update_principal(

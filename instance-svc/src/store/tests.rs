@@ -88,6 +88,7 @@ behaviours! {
     one_proof_proves_one_credential_until_that_ends;
     a_federated_credential_is_found_by_issuer_and_subject;
     an_assertion_is_used_once;
+    what_another_instance_publishes_only_grows_newer;
     who_leaves_a_group_has_its_tokens_revoked;
     a_model_is_replaced_only_from_the_version_before;
     features_are_bound_in_place_and_unbound;
@@ -405,6 +406,32 @@ async fn an_assertion_is_used_once(Opened { store, again }: Opened) {
     store.forget_ended_revocations().await.unwrap();
     assert!(matches!(store.use_assertion("a", 9).await, Err(StoreError::Exists)));
     store.use_assertion("old", 5).await.unwrap();
+}
+
+async fn what_another_instance_publishes_only_grows_newer(Opened { store, .. }: Opened) {
+    let other = principal("partner", Kind::Instance);
+    let record = |issuer: &str| TrustedIssuerRecord {
+        principal_id: other.id.clone(),
+        issuer: issuer.to_owned(),
+        spec: "{}".to_owned(),
+        published: String::new(),
+    };
+    store.add_trusted_issuer(other.clone(), Some(credential("c1", &other.id)), record("i")).await.unwrap();
+    let published = async || store.trusted_issuers().await.unwrap()[0].published.clone();
+    store.publish_trust(&other.id, 5, "five").await.unwrap();
+    let version = store.versions().await.unwrap().config;
+    assert_eq!(store.publish_trust(&other.id, 4, "four").await.unwrap(), 5);
+    store.publish_trust(&other.id, 6, "five").await.unwrap();
+    assert_eq!((published().await.as_str(), store.versions().await.unwrap().config), ("five", version), "no news");
+    store.publish_trust(&other.id, 7, "seven").await.unwrap();
+    assert_eq!((published().await.as_str(), store.versions().await.unwrap().config), ("seven", version + 1));
+    assert!(matches!(store.publish_trust("nobody", 9, "x").await, Err(StoreError::Missing)));
+    let rival = PrincipalRecord { id: "id-2".to_owned(), ..principal("rival", Kind::Instance) };
+    let taken = TrustedIssuerRecord { principal_id: "id-2".to_owned(), ..record("i") };
+    assert!(matches!(store.add_trusted_issuer(rival, None, taken).await, Err(StoreError::Exists)));
+    assert_eq!(store.principals().await.unwrap().len(), 1, "nothing of it is left");
+    store.remove_principal("partner", &[Kind::Instance]).await.unwrap();
+    assert!(store.trusted_issuers().await.unwrap().is_empty());
 }
 
 async fn who_leaves_a_group_has_its_tokens_revoked(Opened { store, .. }: Opened) {

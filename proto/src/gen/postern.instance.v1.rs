@@ -2142,6 +2142,26 @@ pub mod trust_delta {
         Revocation(super::Revocation),
     }
 }
+/// What an instance publishes: all of it, in place of what it published before.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PublishTrustRequest {
+    /// Required. Never goes down.
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    /// Required, at least one, at most 64. The keys that may sign, each as a JSON Web Key.
+    #[prost(string, repeated, tag = "2")]
+    pub jwk_json: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// At most 1000. An instance that has more says "nothing up to now" of itself.
+    #[prost(message, repeated, tag = "3")]
+    pub revocations: ::prost::alloc::vec::Vec<Revocation>,
+}
+/// What is said to an instance that publishes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PublishTrustResponse {
+    /// The last sequence number that is stored.
+    #[prost(uint64, tag = "1")]
+    pub acknowledged_sequence: u64,
+}
 /// Something that is refused although it is signed.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Revocation {
@@ -2401,6 +2421,38 @@ pub mod trust_service_client {
                 );
             self.inner.streaming(req, path, codec).await
         }
+        /// Publishes another instance's keys and revocations to this one, whose gateways take its tokens: for an instance that nobody can
+        /// dial. Each message is its whole state; each is acknowledged when it is stored.
+        /// Callers: instances that were added to the fleet (scope instance:fleet).
+        /// Reasons: the token's, ROLE_MISSING, REQUEST_INVALID, DRAINING, STORE_UNAVAILABLE.
+        pub async fn publish_trust(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<
+                Message = super::PublishTrustRequest,
+            >,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::PublishTrustResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.TrustService/PublishTrust",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("postern.instance.v1.TrustService", "PublishTrust"),
+                );
+            self.inner.streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2437,6 +2489,23 @@ pub mod trust_service_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::WatchTrustRequest>>,
         ) -> std::result::Result<tonic::Response<Self::WatchTrustStream>, tonic::Status>;
+        /// Server streaming response type for the PublishTrust method.
+        type PublishTrustStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::PublishTrustResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Publishes another instance's keys and revocations to this one, whose gateways take its tokens: for an instance that nobody can
+        /// dial. Each message is its whole state; each is acknowledged when it is stored.
+        /// Callers: instances that were added to the fleet (scope instance:fleet).
+        /// Reasons: the token's, ROLE_MISSING, REQUEST_INVALID, DRAINING, STORE_UNAVAILABLE.
+        async fn publish_trust(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::PublishTrustRequest>>,
+        ) -> std::result::Result<
+            tonic::Response<Self::PublishTrustStream>,
+            tonic::Status,
+        >;
     }
     /// Publishes what verifiers need.
     #[derive(Debug)]
@@ -2608,6 +2677,54 @@ pub mod trust_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/postern.instance.v1.TrustService/PublishTrust" => {
+                    #[allow(non_camel_case_types)]
+                    struct PublishTrustSvc<T: TrustService>(pub Arc<T>);
+                    impl<
+                        T: TrustService,
+                    > tonic::server::StreamingService<super::PublishTrustRequest>
+                    for PublishTrustSvc<T> {
+                        type Response = super::PublishTrustResponse;
+                        type ResponseStream = T::PublishTrustStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::PublishTrustRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TrustService>::publish_trust(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PublishTrustSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => {
                     Box::pin(async move {
                         let mut response = http::Response::new(
@@ -2707,6 +2824,37 @@ pub struct RouteSnapshot {
     /// Bound features only, by name.
     #[prost(message, repeated, tag = "3")]
     pub features: ::prost::alloc::vec::Vec<Feature>,
+    /// The other instances whose tokens are taken.
+    #[prost(message, repeated, tag = "4")]
+    pub issuers: ::prost::alloc::vec::Vec<TrustedIssuer>,
+}
+/// Another instance, as a gateway judges its tokens.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TrustedIssuer {
+    /// The exact `iss`.
+    #[prost(string, tag = "1")]
+    pub issuer: ::prost::alloc::string::String,
+    /// The exact `postern_instance`.
+    #[prost(string, tag = "2")]
+    pub instance_id: ::prost::alloc::string::String,
+    /// The scopes that it is entitled to.
+    #[prost(string, repeated, tag = "3")]
+    pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The groups that its users count as members of.
+    #[prost(string, repeated, tag = "4")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Networks where callers with its tokens may be, as CIDR. Empty: anywhere.
+    #[prost(string, repeated, tag = "5")]
+    pub client_networks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The most that `exp - iat` may be.
+    #[prost(message, optional, tag = "6")]
+    pub max_lifetime: ::core::option::Option<::prost_types::Duration>,
+    /// Its keys, each as a JSON Web Key. Empty: none have come yet.
+    #[prost(string, repeated, tag = "7")]
+    pub jwk_json: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What is refused of its tokens although it is signed.
+    #[prost(message, repeated, tag = "8")]
+    pub revocations: ::prost::alloc::vec::Vec<Revocation>,
 }
 /// What a gateway knows of a model.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -4813,7 +4961,7 @@ pub struct FleetMember {
     #[prost(uint32, tag = "6")]
     pub connected_replicas: u32,
     /// Required.
-    #[prost(oneof = "fleet_member::Kind", tags = "3, 4")]
+    #[prost(oneof = "fleet_member::Kind", tags = "3, 4, 7")]
     pub kind: ::core::option::Option<fleet_member::Kind>,
 }
 /// Nested message and enum types in `FleetMember`.
@@ -4835,6 +4983,35 @@ pub mod fleet_member {
         #[prost(string, tag = "1")]
         pub group: ::prost::alloc::string::String,
     }
+    /// Another instance, whose tokens the gateways of this one take (managed configuration). What it may do is said here; nothing in a
+    /// token of its can widen it.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Instance {
+        /// Required. The exact `iss` of its tokens.
+        #[prost(string, tag = "1")]
+        pub issuer: ::prost::alloc::string::String,
+        /// Required. Its id, the exact `postern_instance`.
+        #[prost(string, tag = "2")]
+        pub instance_id: ::prost::alloc::string::String,
+        /// Required, at least one. The scopes that it is entitled to, such as feature:chat.
+        #[prost(string, repeated, tag = "3")]
+        pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+        /// The groups of this instance that its users count as members of. Default: none.
+        #[prost(string, repeated, tag = "4")]
+        pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+        /// Networks where callers with its tokens may be, as CIDR. Default: empty, anywhere.
+        #[prost(string, repeated, tag = "5")]
+        pub client_networks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+        /// The most that `exp - iat` of its tokens may be. Default and most: 900 s.
+        #[prost(message, optional, tag = "6")]
+        pub max_lifetime: ::core::option::Option<::prost_types::Duration>,
+        /// Its keys, as a JSON Web Key Set. Default: empty, it publishes them itself (PublishTrust).
+        #[prost(string, tag = "7")]
+        pub jwks_json: ::prost::alloc::string::String,
+        /// How many of its keys are known here. Output only.
+        #[prost(uint32, tag = "8")]
+        pub known_keys: u32,
+    }
     /// Required.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Kind {
@@ -4844,6 +5021,9 @@ pub mod fleet_member {
         /// A caller of models.
         #[prost(message, tag = "4")]
         Adapter(Adapter),
+        /// Another instance.
+        #[prost(message, tag = "7")]
+        Instance(Instance),
     }
 }
 /// Request of CreateFleetMember.
@@ -4856,7 +5036,7 @@ pub struct CreateFleetMemberRequest {
     #[prost(message, optional, tag = "4")]
     pub proof: ::core::option::Option<Proof>,
     /// Required.
-    #[prost(oneof = "create_fleet_member_request::Kind", tags = "2, 3")]
+    #[prost(oneof = "create_fleet_member_request::Kind", tags = "2, 3, 5")]
     pub kind: ::core::option::Option<create_fleet_member_request::Kind>,
 }
 /// Nested message and enum types in `CreateFleetMemberRequest`.
@@ -4870,6 +5050,9 @@ pub mod create_fleet_member_request {
         /// A caller of models.
         #[prost(message, tag = "3")]
         Adapter(super::fleet_member::Adapter),
+        /// Another instance.
+        #[prost(message, tag = "5")]
+        Instance(super::fleet_member::Instance),
     }
 }
 /// Response of CreateFleetMember.
@@ -4918,7 +5101,7 @@ pub mod fleet_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// The gateways and adapters that belong to the instance.
+    /// The gateways and adapters that belong to the instance, and the other instances whose tokens its gateways take.
     #[derive(Debug, Clone)]
     pub struct FleetServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -4999,7 +5182,7 @@ pub mod fleet_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Adds a gateway or an adapter. When its credential is a secret, shows that, this once.
+        /// Adds a gateway, an adapter or another instance. When its credential is a secret, shows that, this once.
         /// Callers: role admin.
         /// Reasons: the token's, ROLE_MISSING, REQUEST_INVALID, ALREADY_EXISTS, STORE_UNAVAILABLE.
         pub async fn create_fleet_member(
@@ -5110,7 +5293,7 @@ pub mod fleet_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with FleetServiceServer.
     #[async_trait]
     pub trait FleetService: std::marker::Send + std::marker::Sync + 'static {
-        /// Adds a gateway or an adapter. When its credential is a secret, shows that, this once.
+        /// Adds a gateway, an adapter or another instance. When its credential is a secret, shows that, this once.
         /// Callers: role admin.
         /// Reasons: the token's, ROLE_MISSING, REQUEST_INVALID, ALREADY_EXISTS, STORE_UNAVAILABLE.
         async fn create_fleet_member(
@@ -5141,7 +5324,7 @@ pub mod fleet_service_server {
             tonic::Status,
         >;
     }
-    /// The gateways and adapters that belong to the instance.
+    /// The gateways and adapters that belong to the instance, and the other instances whose tokens its gateways take.
     #[derive(Debug)]
     pub struct FleetServiceServer<T> {
         inner: Arc<T>,

@@ -14,6 +14,7 @@ mod identity;
 mod issuers;
 mod oauth;
 mod openai_door;
+mod partners;
 mod relay;
 mod requests;
 mod tls;

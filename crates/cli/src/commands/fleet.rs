@@ -2,7 +2,7 @@
 
 use postern_proto::instance::v1 as pb;
 use postern_proto::instance::v1::create_fleet_member_request::Kind as NewKind;
-use postern_proto::instance::v1::fleet_member::{Adapter, Gateway, Kind};
+use postern_proto::instance::v1::fleet_member::{Adapter, Gateway, Instance, Kind};
 use postern_proto::instance::v1::fleet_service_client::FleetServiceClient;
 use serde_json::{Value, json};
 
@@ -17,10 +17,36 @@ pub async fn run(client: &Client, command: Fleet) -> Result<Output, Problem> {
     let mut fleet = FleetServiceClient::new(client.instance());
     match command {
         Fleet::Add(command) => {
-            let (name, kind, file, proof) = match command {
+            let (name, kind, file, proof) = match *command {
                 FleetAdd::Gateway { name, address, audience, credential_file, proof } => {
                     let (audience, address) = (audience.unwrap_or_default(), address.unwrap_or_default());
                     (name, NewKind::Gateway(Gateway { audience, address }), credential_file, proof)
+                }
+                FleetAdd::Instance {
+                    name,
+                    issuer_url,
+                    instance_id,
+                    scope,
+                    group,
+                    client_network,
+                    jwks_file,
+                    credential_file,
+                    proof,
+                } => {
+                    let read = |path: &std::path::PathBuf| {
+                        std::fs::read_to_string(path)
+                            .map_err(|error| Problem::new(format!("{}: {error}", path.display())))
+                    };
+                    let instance = Instance {
+                        issuer: issuer_url,
+                        instance_id,
+                        scopes: scope,
+                        groups: group,
+                        client_networks: client_network.iter().map(ToString::to_string).collect(),
+                        jwks_json: jwks_file.as_ref().map(read).transpose()?.unwrap_or_default(),
+                        ..Default::default()
+                    };
+                    (name, NewKind::Instance(instance), credential_file, proof)
                 }
                 FleetAdd::Adapter { name, group, credential_file, proof } => {
                     (name, NewKind::Adapter(Adapter { group: group.unwrap_or_default() }), credential_file, proof)
@@ -75,6 +101,7 @@ fn parts(member: &pb::FleetMember) -> (&'static str, String) {
     match &member.kind {
         Some(Kind::Gateway(gateway)) => ("gateway", gateway.audience.clone()),
         Some(Kind::Adapter(adapter)) => ("adapter", format!("group {}", adapter.group)),
+        Some(Kind::Instance(instance)) => ("instance", format!("{} {}", instance.issuer, instance.scopes.join(" "))),
         None => ("unknown", String::new()),
     }
 }
@@ -94,6 +121,12 @@ fn view(member: &pb::FleetMember) -> Value {
             value["gateway"] = json!({ "audience": gateway.audience, "address": gateway.address });
         }
         Some(Kind::Adapter(adapter)) => value["adapter"] = json!({ "group": adapter.group }),
+        Some(Kind::Instance(instance)) => {
+            value["instance"] = json!({
+                "issuer": instance.issuer, "instance_id": instance.instance_id, "scopes": instance.scopes,
+                "groups": instance.groups, "client_networks": instance.client_networks, "known_keys": instance.known_keys,
+            });
+        }
         None => {}
     }
     value
