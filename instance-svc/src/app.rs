@@ -54,6 +54,7 @@ use crate::issuer::{Identity, Issuer};
 use crate::partners::Partners;
 use crate::registry::Registry;
 use crate::relay::Relay;
+use crate::rewrap::Rewrap;
 use crate::root::TrustRoot;
 use crate::rotation::Rotation;
 use crate::seal::Sealer;
@@ -90,6 +91,7 @@ impl Ground {
         let store = open(&config.store, clock).await?;
         let known = store.instance().await?;
         let sealer = Sealer::from_file(&config.seal.key_file, known.is_none())?;
+        let sealer = sealer.with_former(&config.seal.former_key_files)?;
         let instance = match known {
             Some(instance) => instance,
             None => store.set_up(credentials::new_instance(&sealer)?).await?,
@@ -257,7 +259,7 @@ async fn routes(
     let oauth =
         OAuthDoor { exchange: exchange.clone(), introspection: introspection.clone(), audit, clock: clock.clone() };
     let directory = Arc::new(Directory::new(store.clone(), credentials));
-    let registry = Arc::new(Registry::new(store.clone(), sealer));
+    let registry = Arc::new(Registry::new(store.clone(), sealer.clone()));
     let relay = Arc::new(Relay::new(store.clone(), exchange.clone(), issuer, instance_id, dialer.clone()));
     let fleet = Fleet::default();
     for target in &config.publish {
@@ -265,7 +267,8 @@ async fn routes(
         crate::publisher::publish(&link, trust.clone(), clock.clone());
     }
 
-    let key_door = KeyDoor { rotation: rotation.clone(), store: store.clone() };
+    let rewrap = Rewrap::new(store.clone(), sealer.clone());
+    let key_door = KeyDoor { rotation: rotation.clone(), store: store.clone(), rewrap };
     let trust = TrustDoor {
         trust,
         root: root.clone(),

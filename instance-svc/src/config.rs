@@ -108,6 +108,9 @@ pub struct StoreConfig {
 pub struct SealConfig {
     /// The key-encryption key: 32 bytes as base64url text. It is made at first start; without it the database is lost.
     pub key_file: PathBuf,
+    /// Key-encryption keys of before, which still open what was sealed under them, until `postern keys rewrap` has been run.
+    #[serde(default)]
+    pub former_key_files: Vec<PathBuf>,
 }
 
 /// `[keys]`

@@ -27,6 +27,7 @@ mod policy;
 mod publisher;
 mod registry;
 mod relay;
+mod rewrap;
 mod root;
 mod rotation;
 mod seal;

@@ -28,6 +28,7 @@ pub const TABLE: PolicyTable<Role> = PolicyTable(&[
     row("/postern.instance.v1.KeyService/ListKeys", Access::Roles(&[Role::Admin, Role::Auditor])),
     row("/postern.instance.v1.KeyService/RotateKeys", ADMIN),
     row("/postern.instance.v1.KeyService/RevokeKey", ADMIN),
+    row("/postern.instance.v1.KeyService/RewrapSecrets", ADMIN),
     // Public keys are public.
     row("/postern.instance.v1.TrustService/GetJwks", Access::Open),
     row("/postern.instance.v1.TrustService/WatchTrust", FLEET),

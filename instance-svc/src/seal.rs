@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
@@ -42,6 +42,8 @@ pub enum SealError {
 /// Seals and opens.
 pub struct Sealer {
     key_encryption_key: LessSafeKey,
+    /// Those that were before it: they open, and seal nothing.
+    former: Vec<LessSafeKey>,
 }
 
 /// Random bytes.
@@ -75,12 +77,22 @@ impl Sealer {
             writeln!(file, "{}", URL_SAFE_NO_PAD.encode(*key)).map_err(|error| failed(error.to_string()))?;
             file.sync_all().map_err(|error| failed(error.to_string()))?;
         }
-        let text = Zeroizing::new(fs::read_to_string(path).map_err(|error| failed(error.to_string()))?);
-        let key = Zeroizing::new(
-            URL_SAFE_NO_PAD.decode(text.trim()).map_err(|_| failed("is not 32 bytes of base64url".to_owned()))?,
-        );
-        let key_encryption_key = aes(&key).ok_or_else(|| failed("is not 32 bytes of base64url".to_owned()))?;
-        Ok(Self { key_encryption_key })
+        Ok(Self { key_encryption_key: read(path)?, former: Vec::new() })
+    }
+
+    /// Opens also what was sealed under the keys in these files.
+    ///
+    /// # Errors
+    /// [`SealError::KeyFile`].
+    pub fn with_former(self, paths: &[PathBuf]) -> Result<Self, SealError> {
+        let former = paths.iter().map(|path| read(path)).collect::<Result<_, _>>()?;
+        Ok(Self { former, ..self })
+    }
+
+    /// Whether a sealed text of this record is under the current key.
+    #[must_use]
+    pub fn is_current(&self, record: &str, sealed: &str) -> bool {
+        open_under(&self.key_encryption_key, record, sealed).is_ok()
     }
 
     /// Seals a secret for one record.
@@ -103,16 +115,29 @@ impl Sealer {
     /// # Errors
     /// [`SealError::DoesNotOpen`].
     pub fn open(&self, record: &str, sealed: &str) -> Result<Zeroizing<Vec<u8>>, SealError> {
-        let bytes = URL_SAFE_NO_PAD.decode(sealed).map_err(|_| SealError::DoesNotOpen)?;
-        if bytes.len() < HEAD_BYTES || bytes[0] != VERSION {
-            return Err(SealError::DoesNotOpen);
-        }
-        let (wrap_nonce, rest) = bytes[1..].split_at(NONCE_LEN);
-        let (wrapped, rest) = rest.split_at(WRAPPED_BYTES);
-        let (nonce, ciphertext) = rest.split_at(NONCE_LEN);
-        let data_key = decrypt(&self.key_encryption_key, wrap_nonce, record, wrapped)?;
-        decrypt(&aes(&data_key).ok_or(SealError::DoesNotOpen)?, nonce, record, ciphertext)
+        let mut keys = std::iter::once(&self.key_encryption_key).chain(&self.former);
+        keys.find_map(|key| open_under(key, record, sealed).ok()).ok_or(SealError::DoesNotOpen)
     }
+}
+
+fn open_under(key: &LessSafeKey, record: &str, sealed: &str) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    let bytes = URL_SAFE_NO_PAD.decode(sealed).map_err(|_| SealError::DoesNotOpen)?;
+    if bytes.len() < HEAD_BYTES || bytes[0] != VERSION {
+        return Err(SealError::DoesNotOpen);
+    }
+    let (wrap_nonce, rest) = bytes[1..].split_at(NONCE_LEN);
+    let (wrapped, rest) = rest.split_at(WRAPPED_BYTES);
+    let (nonce, ciphertext) = rest.split_at(NONCE_LEN);
+    let data_key = decrypt(key, wrap_nonce, record, wrapped)?;
+    decrypt(&aes(&data_key).ok_or(SealError::DoesNotOpen)?, nonce, record, ciphertext)
+}
+
+fn read(path: &Path) -> Result<LessSafeKey, SealError> {
+    let failed = |problem: String| SealError::KeyFile { path: path.display().to_string(), problem };
+    let text = Zeroizing::new(fs::read_to_string(path).map_err(|error| failed(error.to_string()))?);
+    let unfit = || failed("is not 32 bytes of base64url".to_owned());
+    let key = Zeroizing::new(URL_SAFE_NO_PAD.decode(text.trim()).map_err(|_| unfit())?);
+    aes(&key).ok_or_else(unfit)
 }
 
 fn aes(key: &[u8]) -> Option<LessSafeKey> {
@@ -151,6 +176,19 @@ mod tests {
         let theirs = tempfile::tempdir().unwrap();
         assert!(sealer(theirs.path()).open("models/a", &sealed).is_err());
         assert_ne!(ours.seal("models/a", b"secret").unwrap(), sealed);
+    }
+
+    #[test]
+    fn a_former_key_opens_and_seals_nothing() {
+        let (old_dir, new_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let old = sealer(old_dir.path());
+        let sealed = old.seal("r", b"secret").unwrap();
+        let both = sealer(new_dir.path()).with_former(&[old_dir.path().join("kek")]).unwrap();
+        assert_eq!(*both.open("r", &sealed).unwrap(), b"secret");
+        assert!(!both.is_current("r", &sealed));
+        let fresh = both.seal("r", b"secret").unwrap();
+        assert!(both.is_current("r", &fresh) && old.open("r", &fresh).is_err());
+        assert!(sealer(new_dir.path()).with_former(&[old_dir.path().join("nowhere")]).is_err());
     }
 
     #[test]

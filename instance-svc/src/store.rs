@@ -14,7 +14,7 @@ use postern_proto::{Failure, Reason};
 pub use audit::{AuditRow, AuditStore};
 pub use records::{
     Change, CredentialRecord, FederatedIssuerRecord, Found, InstanceRecord, Kind, ModelRecord, PrincipalRecord, Proof,
-    Purpose, Role, TrustedIssuerRecord, Versions, handle_of_certificate,
+    Purpose, Role, SealedRecord, TrustedIssuerRecord, Versions, handle_of_certificate,
 };
 pub use sql::SqlStore;
 pub use trust::{Activation, ActivationRule, KeyRecord, KeyState, NewKey, TrustEvent, TrustStore};
@@ -67,6 +67,11 @@ pub trait Store: TrustStore + AuditStore {
     async fn trust_root(&self, sealed: String) -> Result<String, StoreError>;
     /// How far configuration and trust have counted.
     async fn versions(&self) -> Result<Versions, StoreError>;
+
+    /// Everything that is sealed.
+    async fn sealed_records(&self) -> Result<Vec<SealedRecord>, StoreError>;
+    /// Puts another sealed text in the place of this record's, unless that has changed meanwhile.
+    async fn replace_sealed(&self, record: &SealedRecord, sealed: &str) -> Result<(), StoreError>;
 
     /// All principals by name.
     async fn principals(&self) -> Result<Vec<PrincipalRecord>, StoreError>;

@@ -332,7 +332,7 @@ impl<'a> StackBuilder<'a> {
                 max_access_token_seconds: 900,
             },
             store: StoreConfig { sqlite_file: Some(dir.join("instance.db")), postgres_url_file: None },
-            seal: SealConfig { key_file: dir.join("seal.key") },
+            seal: SealConfig { key_file: dir.join("seal.key"), former_key_files: Vec::new() },
             keys: KeyConfig {
                 import_file: Some((self.key)().pem()),
                 rotation_seconds: self.rotation.0,

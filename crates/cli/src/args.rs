@@ -131,6 +131,8 @@ pub enum Keys {
     List,
     /// Let the published key sign from now on.
     Rotate,
+    /// Seal every secret in the database under the current key-encryption key, so that a former one can be taken away.
+    Rewrap,
     /// End a compromised key: everything that it signed is refused everywhere.
     Revoke {
         /// The key's id.

@@ -10,6 +10,7 @@ use postern_token::PublicKey;
 use tonic::{Request, Response, Status};
 
 use super::{acted, timestamp};
+use crate::rewrap::{Rewrap, Rewrapped};
 use crate::rotation::Rotation;
 use crate::store::{KeyRecord, KeyState, Store};
 
@@ -19,6 +20,8 @@ pub struct KeyDoor {
     pub rotation: Arc<Rotation>,
     /// The keys and leases.
     pub store: Arc<dyn Store>,
+    /// Seals anew.
+    pub rewrap: Rewrap,
 }
 
 fn key(record: KeyRecord) -> pb::SigningKey {
@@ -76,5 +79,20 @@ impl KeyService for KeyDoor {
     ) -> Result<Response<pb::RevokeKeyResponse>, Status> {
         let active_kid = self.rotation.revoke(&request.get_ref().kid).await.map_err(refuse)?;
         Ok(acted(request.into_inner().kid, pb::RevokeKeyResponse { active_kid }))
+    }
+
+    async fn rewrap_secrets(
+        &self,
+        _: Request<pb::RewrapSecretsRequest>,
+    ) -> Result<Response<pb::RewrapSecretsResponse>, Status> {
+        let Rewrapped { rewrapped, current, unopened } = self.rewrap.run().await.map_err(refuse)?;
+        tracing::info!(
+            seal.rewrapped = rewrapped,
+            seal.current = current,
+            seal.unopened = unopened,
+            "secrets rewrapped"
+        );
+        let on = format!("{rewrapped} records");
+        Ok(acted(on, pb::RewrapSecretsResponse { rewrapped, current, unopened }))
     }
 }

@@ -179,6 +179,15 @@ pub fn handle_of_certificate(purpose: Purpose, name: &str) -> String {
     certificate_handle(purpose.text(), name)
 }
 
+/// Something sealed.
+#[derive(Debug, Clone)]
+pub struct SealedRecord {
+    /// What it is sealed as.
+    pub name: String,
+    /// The sealed text.
+    pub sealed: String,
+}
+
 /// An issuer whose tokens can prove who somebody is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FederatedIssuerRecord {

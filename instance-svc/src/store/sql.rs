@@ -20,7 +20,7 @@ use postern_token::Revocation;
 use super::sql_trust::{TOKENS_LIVE_SECONDS, revoke};
 use super::{
     Change, CredentialRecord, FederatedIssuerRecord, Found, InstanceRecord, Kind, Millis, ModelRecord, PrincipalRecord,
-    Proof, Purpose, Role, Store, StoreError, TrustedIssuerRecord, Versions,
+    Proof, Purpose, Role, SealedRecord, Store, StoreError, TrustedIssuerRecord, Versions,
 };
 
 /// The schema's steps. A step that was released is never changed.
@@ -330,6 +330,38 @@ impl Store for SqlStore {
     async fn versions(&self) -> Result<Versions, StoreError> {
         let row = sqlx::query("SELECT config_version, trust_sequence FROM instance").fetch_one(&self.pool).await?;
         Ok(Versions { config: count(&row, "config_version")?, trust: count(&row, "trust_sequence")? })
+    }
+
+    async fn sealed_records(&self) -> Result<Vec<SealedRecord>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT 'instance/pepper' AS name, sealed_pepper AS sealed FROM instance \
+             UNION ALL SELECT 'instance/trust_root', sealed_trust_root FROM instance WHERE sealed_trust_root IS NOT NULL \
+             UNION ALL SELECT 'signing_keys/' || kid, sealed_private FROM signing_keys WHERE sealed_private IS NOT NULL \
+             UNION ALL SELECT 'models/' || name, sealed_credential FROM models WHERE sealed_credential IS NOT NULL",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(|row| Ok(SealedRecord { name: row.try_get("name")?, sealed: row.try_get("sealed")? })).collect()
+    }
+
+    async fn replace_sealed(&self, record: &SealedRecord, sealed: &str) -> Result<(), StoreError> {
+        let (sql, key) = match record.name.split_once('/') {
+            Some(("instance", "pepper")) => {
+                ("UPDATE instance SET sealed_pepper = $1 WHERE sealed_pepper = $2 AND $3 = 'pepper'", "pepper")
+            }
+            Some(("instance", "trust_root")) => {
+                ("UPDATE instance SET sealed_trust_root = $1 WHERE sealed_trust_root = $2 AND $3 = 'root'", "root")
+            }
+            Some(("signing_keys", kid)) => {
+                ("UPDATE signing_keys SET sealed_private = $1 WHERE sealed_private = $2 AND kid = $3", kid)
+            }
+            Some(("models", name)) => {
+                ("UPDATE models SET sealed_credential = $1 WHERE sealed_credential = $2 AND name = $3", name)
+            }
+            _ => return Err(StoreError::Missing),
+        };
+        sqlx::query(sql).bind(sealed).bind(&record.sealed).bind(key).execute(&self.pool).await?;
+        Ok(())
     }
 
     async fn principals(&self) -> Result<Vec<PrincipalRecord>, StoreError> {

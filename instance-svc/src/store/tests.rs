@@ -90,6 +90,7 @@ behaviours! {
     an_assertion_is_used_once;
     what_another_instance_publishes_only_grows_newer;
     who_leaves_a_group_has_its_tokens_revoked;
+    what_is_sealed_is_listed_and_replaced_unless_it_has_changed;
     a_model_is_replaced_only_from_the_version_before;
     features_are_bound_in_place_and_unbound;
     every_change_counts_and_changes_at_once_queue;
@@ -449,6 +450,23 @@ async fn who_leaves_a_group_has_its_tokens_revoked(Opened { store, .. }: Opened)
     assert!(matches!(&revoked[..], [Revocation::Subject { id, .. }] if *id == eve.id), "{revoked:?}");
     let elsewhere = store.update_principal("eve", &[Kind::Service], &[], &[]).await;
     assert!(matches!(elsewhere, Err(StoreError::Missing)));
+}
+
+async fn what_is_sealed_is_listed_and_replaced_unless_it_has_changed(Opened { store, .. }: Opened) {
+    store.trust_root("root".to_owned()).await.unwrap();
+    store.add_key(key("k"), KeyState::Active).await.unwrap();
+    store.add_model(ModelRecord { sealed_credential: Some("m".to_owned()), ..model("org/m", 1) }).await.unwrap();
+    let records = store.sealed_records().await.unwrap();
+    let mut names: Vec<_> = records.iter().map(|record| record.name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["instance/pepper", "instance/trust_root", "models/org/m", "signing_keys/k"]);
+    for record in &records {
+        store.replace_sealed(record, "fresh").await.unwrap();
+        // What was there is not there any more.
+        store.replace_sealed(record, "late").await.unwrap();
+    }
+    let now = store.sealed_records().await.unwrap();
+    assert!(now.len() == 4 && now.iter().all(|record| record.sealed == "fresh"));
 }
 
 async fn a_model_is_replaced_only_from_the_version_before(Opened { store, .. }: Opened) {

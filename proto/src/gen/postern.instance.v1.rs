@@ -5660,6 +5660,22 @@ pub struct RevokeKeyResponse {
     #[prost(string, tag = "1")]
     pub active_kid: ::prost::alloc::string::String,
 }
+/// Request of RewrapSecrets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RewrapSecretsRequest {}
+/// Response of RewrapSecrets. Former keys may go when unopened is 0.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RewrapSecretsResponse {
+    /// Records that were sealed anew.
+    #[prost(uint32, tag = "1")]
+    pub rewrapped: u32,
+    /// Records that were sealed under the current key already.
+    #[prost(uint32, tag = "2")]
+    pub current: u32,
+    /// Records that open under no key that is configured.
+    #[prost(uint32, tag = "3")]
+    pub unopened: u32,
+}
 /// Where a key is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -5873,6 +5889,36 @@ pub mod key_service_client {
                 .insert(GrpcMethod::new("postern.instance.v1.KeyService", "RevokeKey"));
             self.inner.unary(req, path, codec).await
         }
+        /// Seals everything that is sealed in the database under the current key-encryption key, so that a former one can be taken away.
+        /// What could not be opened stays as it is.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, STORE_UNAVAILABLE.
+        pub async fn rewrap_secrets(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RewrapSecretsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RewrapSecretsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.KeyService/RewrapSecrets",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("postern.instance.v1.KeyService", "RewrapSecrets"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -5918,6 +5964,17 @@ pub mod key_service_server {
             request: tonic::Request<super::RevokeKeyRequest>,
         ) -> std::result::Result<
             tonic::Response<super::RevokeKeyResponse>,
+            tonic::Status,
+        >;
+        /// Seals everything that is sealed in the database under the current key-encryption key, so that a former one can be taken away.
+        /// What could not be opened stays as it is.
+        /// Callers: role admin.
+        /// Reasons: the token's, ROLE_MISSING, STORE_UNAVAILABLE.
+        async fn rewrap_secrets(
+            &self,
+            request: tonic::Request<super::RewrapSecretsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RewrapSecretsResponse>,
             tonic::Status,
         >;
     }
@@ -6119,6 +6176,51 @@ pub mod key_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RevokeKeySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.instance.v1.KeyService/RewrapSecrets" => {
+                    #[allow(non_camel_case_types)]
+                    struct RewrapSecretsSvc<T: KeyService>(pub Arc<T>);
+                    impl<
+                        T: KeyService,
+                    > tonic::server::UnaryService<super::RewrapSecretsRequest>
+                    for RewrapSecretsSvc<T> {
+                        type Response = super::RewrapSecretsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RewrapSecretsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as KeyService>::rewrap_secrets(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RewrapSecretsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -255,3 +255,33 @@ async fn nobody_locks_the_last_administrator_out() {
     let request = stack.administer(pb::RevokeCredentialRequest { id }).await;
     assert!(principals.revoke_credential(request).await.is_ok(), "there is another way in");
 }
+
+#[tokio::test]
+async fn the_key_encryption_key_is_rotated_while_the_instance_serves() {
+    let model = FakeModel::saying(&["fine"]).await;
+    let stack = Stack::builder().model("demo", &model).start().await;
+    let settings = |key_file: &str, former: &[&str]| {
+        let path = |name: &str| stack.dir.path().join(name);
+        let former_key_files = former.iter().map(|name| path(name)).collect();
+        let seal = instance_svc::config::SealConfig { key_file: path(key_file), former_key_files };
+        instance_svc::config::InstanceConfig { seal, ..stack.instance_config.clone() }
+    };
+    let clock = || std::sync::Arc::new(stack.clock.clone());
+    std::fs::copy(stack.dir.path().join("seal.key"), stack.dir.path().join("old.key")).unwrap();
+    // 32 other bytes.
+    std::fs::write(stack.dir.path().join("new.key"), "A".repeat(43)).unwrap();
+    let alone = instance_svc::app::App::build(settings("new.key", &[]), clock()).await;
+    assert!(alone.is_err(), "what is sealed under the old key does not open under the new one");
+    let both = instance_svc::app::App::build(settings("new.key", &["old.key"]), clock()).await.unwrap();
+    let mut keys = pb::key_service_client::KeyServiceClient::new(stack.channel(both.grpc, &stack.dialer));
+    let done = keys.rewrap_secrets(stack.administer(pb::RewrapSecretsRequest {}).await).await.unwrap().into_inner();
+    assert!(done.rewrapped >= 4 && done.unopened == 0, "{done:?}");
+    let again = keys.rewrap_secrets(stack.administer(pb::RewrapSecretsRequest {}).await).await.unwrap().into_inner();
+    assert_eq!((again.rewrapped, again.current), (0, done.rewrapped));
+    both.stop().await;
+    let alone = instance_svc::app::App::build(settings("new.key", &[]), clock()).await.unwrap();
+    let stack = Stack { instance: alone, ..stack };
+    // The pepper opens, so the user's credential is known; so does the signing key, and the model's key.
+    let token = stack.token().await;
+    assert_eq!(stack.ask(&token, Stack::chat("hi")).await.unwrap(), "fine");
+}

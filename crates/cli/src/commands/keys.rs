@@ -24,6 +24,20 @@ pub async fn run(client: &Client, command: Keys) -> Result<Output, Problem> {
             let text = format!("{} signs from now on; the one before it verifies what it signed", done.active_kid);
             Ok(Output::new(text, json!({ "active": done.active_kid })))
         }
+        Keys::Rewrap => {
+            let request = client.administer(pb::RewrapSecretsRequest {}).await?;
+            let done = keys.rewrap_secrets(request).await.map_err(|status| of_instance(&status))?.into_inner();
+            let pb::RewrapSecretsResponse { rewrapped, current, unopened } = done;
+            let text = match unopened {
+                0 => format!("sealed {rewrapped} records anew, {current} were; former key files can go"),
+                _ => format!(
+                    "sealed {rewrapped} records anew, {current} were; {unopened} open under no key that is configured: the \
+                     instance's log names them"
+                ),
+            };
+            let json = json!({ "rewrapped": rewrapped, "current": current, "unopened": unopened });
+            Ok(Output::new(text, json).bad_unless(unopened == 0))
+        }
         Keys::Revoke { kid } => {
             let request = client.administer(pb::RevokeKeyRequest { kid: kid.clone() }).await?;
             let done = keys.revoke_key(request).await.map_err(|status| of_instance(&status))?.into_inner();
