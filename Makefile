@@ -1,6 +1,7 @@
 # make demo         the whole way through, on this machine, with a real small model
 # make test         formatting, lints, docs, unit tests, scenarios, and acceptance tests with other people's clients
-# make test-extra   tests that need more than Rust, a C compiler and Python 3
+# make test-extra   longer tests: processes that die, race and are flooded
+# make soak         the same for an hour
 # make bench        what minting and verifying cost beside the bare signatures, as ratios in one run
 # make vectors      DIR=folder: published signature vectors (Wycheproof) through the verifier
 # make generate     write proto/src/gen anew from the .proto files
@@ -9,7 +10,7 @@ ARGS ?=
 PYTHON ?= python3
 VENV := target/test-venv
 
-.PHONY: demo test test-rust test-acceptance test-extra lint generate vectors bench
+.PHONY: demo test test-rust test-acceptance test-extra soak lint generate vectors bench
 
 demo:
 	@$(PYTHON) deploy/demo/demo.py $(ARGS)
@@ -29,9 +30,12 @@ test-rust: $(VENV)/installed
 test-acceptance: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -q tests/acceptance
 
-# Nothing needs more yet. What does will stand here and fail where its needs are missing.
-test-extra:
-	@echo "extra tests: 0 passed, 0 failed"
+# The system as processes that are killed, stopped, raced and flooded; `make soak` runs the same for as long as it is worth.
+test-extra: $(VENV)/installed
+	$(VENV)/bin/python -m pytest -q tests/chaos
+
+soak: $(VENV)/installed
+	POSTERN_SOAK=1 $(VENV)/bin/python -m pytest -q -s --durations=0 tests/chaos
 
 bench:
 	cargo test --locked --release -p instance-svc --lib marks -- --nocapture
