@@ -5,6 +5,7 @@
 mod authority;
 mod fake_model;
 mod forge;
+pub mod fuzz;
 mod http_client;
 mod stack;
 

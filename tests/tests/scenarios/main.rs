@@ -8,6 +8,7 @@ mod authorisation;
 mod cancelling;
 mod cold_start;
 mod completions;
+mod fuzzing;
 mod health;
 mod hostile_callers;
 mod identity;
