@@ -1,9 +1,11 @@
 """What must hold while processes die, stop, race and are flooded. The numbers are those of a short run, or of `make soak`."""
 
 import base64
+import contextlib
 import json
 import random
 import signal
+import sqlite3
 import time
 
 from system import SOAK, Client, Load
@@ -205,3 +207,23 @@ def test_the_bounds_of_refusal_hold_whatever_becomes_of_the_network(start):
     system.proxy.mode = "pass"
     system.until("the gateway is fed again", lambda: system.ask(system.token(), client).status == 200)
     print("served at most so many seconds after the revocation:", worst)
+
+
+def test_a_backup_that_was_made_while_it_ran_is_restored(start):
+    system = start()
+    system.postern("user", "add", "before")
+    with contextlib.closing(sqlite3.connect(system.dir / "instance.db")) as live, \
+            contextlib.closing(sqlite3.connect(system.dir / "backup.db")) as backup:
+        live.backup(backup)
+    system.postern("user", "add", "after")
+    system.kill("instance")
+    for file in system.dir.glob("instance.db*"):
+        file.unlink()
+    (system.dir / "backup.db").rename(system.dir / "instance.db")
+    system.start("instance")
+    users = {user["name"] for user in json.loads(system.postern("--json", "user", "list"))}
+    assert users == {"admin", "before", "eve"}
+    assert system.postern("audit", "verify")
+    # The gateway takes the state from the start, and the model is used as before.
+    system.until("tokens are served", lambda: system.ask(system.token()).status == 200)
+    system.postern("user", "revoke-access", "eve")
