@@ -256,11 +256,22 @@ async fn routes(
         Identities::new(store.clone(), credentials.clone(), federation.clone(), clock.clone(), &identity.issuer);
     let exchange =
         Arc::new(Exchange::new(store.clone(), identities, issuer.clone(), identity.issuer.clone(), lifetimes));
-    let oauth =
-        OAuthDoor { exchange: exchange.clone(), introspection: introspection.clone(), audit, clock: clock.clone() };
+    let oauth = OAuthDoor {
+        exchange: exchange.clone(),
+        introspection: introspection.clone(),
+        audit: audit.clone(),
+        clock: clock.clone(),
+    };
     let directory = Arc::new(Directory::new(store.clone(), credentials));
     let registry = Arc::new(Registry::new(store.clone(), sealer.clone()));
-    let relay = Arc::new(Relay::new(store.clone(), exchange.clone(), issuer, instance_id, dialer.clone()));
+    let relay = Relay::new(
+        store.clone(),
+        exchange.clone(),
+        issuer,
+        (instance_id, dialer.clone()),
+        (trust.clone(), audit.clone()),
+    );
+    let relay = Arc::new(relay);
     let fleet = Fleet::default();
     for target in &config.publish {
         let link = InstanceLink::new(target, &dialer, clock.clone(), lifecycle)?;

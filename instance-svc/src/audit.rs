@@ -1,7 +1,7 @@
 //! The audit log: who did what, from where, and what came of it.
 //!
 //! Each start of a replica begins a chain: every event holds the hash over the one before it and itself, and the first names the
-//! heads of all chains that there are. So no event can be changed or taken out unseen, nor the end of any chain but the
+//! heads of the chains that were written to last. So no event can be changed or taken out unseen, nor the end of any chain but the
 //! newest; who keeps a hash outside notices that as well, and a log that was written anew. Events that come at once are written
 //! together; whoever wrote one waits until it is durable, so that nothing is answered that is not in the log.
 
@@ -22,6 +22,8 @@ use crate::store::{AuditRow, Millis, Store, StoreError};
 
 /// Events that may wait to be written; more wait for a place.
 const WAITING: usize = 1024;
+/// Chains whose heads the first event of a new one names: those that were last written to. Older ones were named by these.
+const NAMED_CHAINS: usize = 64;
 /// Rows that are read at once when a chain is verified.
 const PAGE: u32 = 1000;
 
@@ -164,7 +166,12 @@ impl Writer {
         let mut first = None;
         if self.chain.is_empty() {
             let heads = self.store.audit_heads().await?;
-            let heads = heads.into_iter().map(|row| (row.chain, format!("{} {}", row.number, row.hash))).collect();
+            let heads = heads
+                .into_iter()
+                .rev()
+                .take(NAMED_CHAINS)
+                .map(|row| (row.chain, format!("{} {}", row.number, row.hash)))
+                .collect();
             first = Some(Event { action: "begin".to_owned(), outcome: "OK".to_owned(), heads, ..Event::default() });
             self.chain = uuid::Uuid::now_v7().simple().to_string();
             (self.number, self.hash) = (0, genesis(&self.chain));
@@ -271,6 +278,7 @@ pub async fn verify(store: &dyn Store) -> Result<Vec<Verdict>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::AuditPlace;
     use crate::store::{AuditStore as _, SqlStore};
     use postern_runtime::{Readiness, SystemClock};
 
@@ -300,7 +308,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = log(dir.path()).await;
         assert_eq!(faults(&store).await, [None, None]);
-        let newest = store.audit_before(i64::MAX, 100).await.unwrap();
+        let newest = store.audit_before(&AuditPlace::before(i64::MAX), 100).await.unwrap();
         assert_eq!(newest.len(), 6);
         let first: Event = serde_json::from_str(&newest[2].event).unwrap();
         assert_eq!((first.action.as_str(), first.heads.len()), ("begin", 1), "the second start names the first");
@@ -334,7 +342,7 @@ mod tests {
         // The writer has had its chance to heed the word.
         tokio::task::yield_now().await;
         audit.record(event(1)).await.unwrap();
-        assert_eq!(store.audit_before(i64::MAX, 100).await.unwrap().len(), 8);
+        assert_eq!(store.audit_before(&AuditPlace::before(i64::MAX), 100).await.unwrap().len(), 8);
     }
 
     #[tokio::test]
@@ -370,7 +378,7 @@ mod tests {
         }
         // One second's worth for each that has begun meanwhile.
         let seconds = usize::try_from(begun.elapsed().as_secs()).unwrap() + 2;
-        let written = store.audit_before(i64::MAX, 1000).await.unwrap().len();
+        let written = store.audit_before(&AuditPlace::before(i64::MAX), 1000).await.unwrap().len();
         assert!(written <= 1 + seconds * REFUSALS_A_SECOND as usize, "{written} in {seconds} s");
     }
 }

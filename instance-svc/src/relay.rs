@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use postern_proto::{Failure, Feature, Reason};
 use postern_runtime::config::PeerAddress;
@@ -11,10 +12,12 @@ use postern_runtime::instance::RELAY_SCOPE;
 use postern_token::Secret;
 use tonic::transport::Channel;
 
+use crate::audit::{Audit, Event};
 use crate::exchange::{Asked, Exchange};
 use crate::identity::Shown;
 use crate::issuer::{Grant, Issuer};
-use crate::store::{Kind, Store};
+use crate::store::{Kind, Purpose, Store};
+use crate::trust::Trust;
 
 /// The relay.
 pub struct Relay {
@@ -26,6 +29,10 @@ pub struct Relay {
     channels: Mutex<HashMap<String, Channel>>,
     /// The tokens with which the instance vouches for its callers' addresses, by audience.
     vouchers: tokio::sync::Mutex<HashMap<String, Voucher>>,
+    trust: Arc<Trust>,
+    audit: Audit,
+    /// The tokens that were minted for credentials, by all that they were minted of.
+    minted: moka::sync::Cache<String, String>,
 }
 
 #[derive(Clone)]
@@ -38,6 +45,9 @@ struct Voucher {
 /// A voucher with less life than this, in seconds, is made anew.
 const LEAST_LIFE: u64 = 60;
 const VOUCHER_SECONDS: u64 = 300;
+/// Tokens that serve again, and for how long.
+const REMEMBERED: u64 = 10_000;
+const REUSED_FOR: Duration = Duration::from_secs(60);
 
 /// Where a request goes and under which token.
 pub struct Onward {
@@ -56,11 +66,12 @@ impl Relay {
         store: Arc<dyn Store>,
         exchange: Arc<Exchange>,
         issuer: Arc<Issuer>,
-        instance_id: String,
-        dialer: Dialer,
+        (instance_id, dialer): (String, Dialer),
+        (trust, audit): (Arc<Trust>, Audit),
     ) -> Self {
         let (channels, vouchers) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self { store, exchange, issuer, instance_id, dialer, channels, vouchers }
+        let minted = moka::sync::Cache::builder().max_capacity(REMEMBERED).time_to_live(REUSED_FOR).build();
+        Self { store, exchange, issuer, instance_id, dialer, channels, vouchers, trust, audit, minted }
     }
 
     /// Decides. An access token goes on untouched, for the gateway to judge; for a credential a token is minted, with the
@@ -86,14 +97,43 @@ impl Relay {
             )
         })?;
         let token = if Secret::looks_like_one(presented) {
-            let scope = features.iter().map(|feature| feature.scope().to_owned()).collect();
-            let (audience, actor) = (audience.clone(), Some(self.instance_id.clone()));
-            let asked = Asked { audience, scope, actor, address: caller, ..Asked::default() };
-            self.exchange.exchange(Shown::Secret(presented), asked).await?.minted.token
+            self.minted_for(presented, features, caller, &audience).await?
         } else {
             presented.to_owned()
         };
         Ok(Onward { channel: self.channel(&address)?, token, voucher: self.voucher(&audience).await? })
+    }
+
+    /// A token for whom this credential is. The credential is looked up each time; the token serves again while nothing that it says,
+    /// no key and no revocation has changed.
+    async fn minted_for(
+        &self,
+        presented: &str,
+        features: &[Feature],
+        caller: Option<IpAddr>,
+        audience: &str,
+    ) -> Result<String, Failure> {
+        // Before the credential is looked up: what changes meanwhile counts for the next.
+        let sequence = self.trust.sequence();
+        let found = self.exchange.recognise(Shown::Secret(presented), Purpose::Inference, None, caller).await?;
+        let scope: Vec<String> = features.iter().map(|feature| feature.scope().to_owned()).collect();
+        let (credential, groups) = (found.credential.id.clone(), found.principal.groups.join(" "));
+        let made_of = format!("{sequence}\n{credential}\n{groups}\n{audience}\n{}", scope.join(" "));
+        if let Some(token) = self.minted.get(&made_of) {
+            return Ok(token);
+        }
+        let ends = found.credential.expires_at;
+        let (audience, actor) = (audience.to_owned(), Some(self.instance_id.clone()));
+        let asked = Asked { audience, scope, actor, address: caller, ..Asked::default() };
+        let exchanged = self.exchange.exchange_for(found, asked).await?;
+        let (target, actor) = (exchanged.told(), exchanged.subject.clone());
+        let (action, outcome) = ("relay".to_owned(), "OK".to_owned());
+        self.audit.record(Event { action, actor, target, address: caller, outcome, ..Event::default() }).await?;
+        // One whose credential ends gets a token of its own each time, for that ends with it.
+        if ends.is_none() && exchanged.minted.expires > self.issuer.now() + 2 * REUSED_FOR.as_secs() {
+            self.minted.insert(made_of, exchanged.minted.token.clone());
+        }
+        Ok(exchanged.minted.token)
     }
 
     async fn voucher(&self, audience: &str) -> Result<String, Failure> {

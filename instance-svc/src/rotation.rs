@@ -122,7 +122,9 @@ impl Rotation {
     async fn step(&self, audit: &Audit) -> Result<(), KeyError> {
         let (keys, now) = (self.keys().await?, self.store.now().await?);
         if keys.iter().any(|key| key.remove_at.is_some_and(|time| time <= now)) {
-            self.store.remove_ended_keys().await?;
+            for kid in self.store.remove_ended_keys().await? {
+                told(audit, "remove-key", kid).await;
+            }
         }
         let Some(pending) = keys.iter().find(|key| key.state == KeyState::Pending) else {
             let key = self.schedule.kind.make(&self.sealer).await?;
@@ -132,11 +134,11 @@ impl Rotation {
         let signs_since = active.and_then(|key| key.activated_at).unwrap_or(0);
         let due = now - signs_since >= millis(self.schedule.period);
         if due && now - pending.published_at >= millis(self.schedule.lead) {
-            let Activation::Done { kid, .. } = self.activate().await? else { return Ok(()) };
-            let event =
-                Event { action: "rotate".to_owned(), target: kid, outcome: "OK".to_owned(), ..Event::default() };
-            // Done is done; that it could not be written down the log's own writer has said.
-            let _ = audit.record(event).await;
+            let Activation::Done { kid, left_behind } = self.activate().await? else { return Ok(()) };
+            told(audit, "rotate", kid).await;
+            for lease in left_behind {
+                told(audit, "leave-behind", format!("{} {}", lease.member_id, lease.replica_id)).await;
+            }
         }
         Ok(())
     }
@@ -211,6 +213,12 @@ impl Rotation {
     pub const fn schedule(&self) -> &Schedule {
         &self.schedule
     }
+}
+
+/// Writes down what the schedule has done. Done is done; that it could not be written down the log's own writer says.
+async fn told(audit: &Audit, action: &str, target: String) {
+    let event = Event { action: action.to_owned(), target, outcome: "OK".to_owned(), ..Event::default() };
+    let _ = audit.record(event).await;
 }
 
 fn unless_exists(done: Result<(), StoreError>) -> Result<(), KeyError> {

@@ -11,7 +11,7 @@ mod trust;
 use async_trait::async_trait;
 use postern_proto::{Failure, Reason};
 
-pub use audit::{AuditRow, AuditStore};
+pub use audit::{AuditPlace, AuditRow, AuditStore};
 pub use records::{
     Change, CredentialRecord, FederatedIssuerRecord, Found, InstanceRecord, Kind, ModelRecord, PrincipalRecord, Proof,
     Purpose, Role, SealedRecord, TrustedIssuerRecord, Versions, handle_of_certificate,

@@ -116,7 +116,7 @@ pub struct Proof {
 pub enum Audit {
     /// List the last events, newest first.
     List {
-        /// How many, at most 1000.
+        /// How many.
         #[arg(long, default_value_t = 50)]
         limit: u32,
     },

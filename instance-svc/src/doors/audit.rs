@@ -17,7 +17,7 @@ use tower::{Layer, Service};
 use super::guard::{Caller, address_of};
 use super::{Answers, millis, timestamp};
 use crate::audit::{self, Audit, Event, NothingDone, Target};
-use crate::store::{AuditRow, Store};
+use crate::store::{AuditPlace, AuditRow, Store};
 
 /// The door.
 pub struct AuditDoor {
@@ -44,15 +44,33 @@ fn event(row: AuditRow) -> pb::AuditEvent {
     }
 }
 
+/// A page's end, as its caller keeps it.
+fn token(last: &AuditRow) -> String {
+    format!("{}.{}.{}", last.time, last.chain, last.number)
+}
+
+fn place(token: &str) -> Option<AuditPlace> {
+    let mut parts = token.split('.');
+    let (time, chain, number) = (parts.next()?.parse().ok()?, parts.next()?.to_owned(), parts.next()?.parse().ok()?);
+    parts.next().is_none().then_some(AuditPlace { time, chain, number })
+}
+
 impl AuditDoor {
-    async fn list(&self, request: pb::ListAuditEventsRequest) -> Result<Vec<AuditRow>, Failure> {
-        let pb::ListAuditEventsRequest { before, limit } = request;
+    async fn list(&self, request: pb::ListAuditEventsRequest) -> Result<pb::ListAuditEventsResponse, Failure> {
+        let pb::ListAuditEventsRequest { before, limit, page_token } = request;
         let limit = if limit == 0 { DEFAULT_LIMIT } else { limit };
         if limit > MAX_LIMIT {
             return Err(Failure::field("limit", format!("must be at most {MAX_LIMIT}")));
         }
-        let before = before.map_or(i64::MAX, millis);
-        Ok(self.store.audit_before(before, limit).await?)
+        let place = match page_token.as_str() {
+            "" => AuditPlace::before(before.map_or(i64::MAX, millis)),
+            token => place(token).ok_or_else(|| Failure::field("page_token", "is not one that was given"))?,
+        };
+        let mut rows = self.store.audit_before(&place, limit + 1).await?;
+        let more = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
+        rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let next_page_token = rows.last().filter(|_| more).map(token).unwrap_or_default();
+        Ok(pb::ListAuditEventsResponse { events: rows.into_iter().map(event).collect(), next_page_token })
     }
 }
 
@@ -62,8 +80,7 @@ impl AuditService for AuditDoor {
         &self,
         request: Request<pb::ListAuditEventsRequest>,
     ) -> Result<Response<pb::ListAuditEventsResponse>, Status> {
-        let rows = self.list(request.into_inner()).await.map_err(refuse)?;
-        Ok(Response::new(pb::ListAuditEventsResponse { events: rows.into_iter().map(event).collect() }))
+        Ok(Response::new(self.list(request.into_inner()).await.map_err(refuse)?))
     }
 
     type VerifyAuditLogStream = Answers<pb::VerifyAuditLogResponse>;

@@ -22,13 +22,32 @@ pub struct AuditRow {
     pub hash: String,
 }
 
+/// A place in the log; rows of one time stand in the order of chain and number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditPlace {
+    /// When.
+    pub time: Millis,
+    /// In which chain; empty: before every chain.
+    pub chain: String,
+    /// Where in it.
+    pub number: u64,
+}
+
+impl AuditPlace {
+    /// Behind everything that was written before a time.
+    #[must_use]
+    pub const fn before(time: Millis) -> Self {
+        Self { time, chain: String::new(), number: 0 }
+    }
+}
+
 /// The log.
 #[async_trait]
 pub trait AuditStore: Send + Sync {
     /// Adds rows, all or none.
     async fn append_audit(&self, rows: &[AuditRow]) -> Result<(), StoreError>;
-    /// Rows before a time, newest first.
-    async fn audit_before(&self, time: Millis, limit: u32) -> Result<Vec<AuditRow>, StoreError>;
+    /// Rows before this place in the order of time, chain and number, newest first.
+    async fn audit_before(&self, place: &AuditPlace, limit: u32) -> Result<Vec<AuditRow>, StoreError>;
     /// The last row of every chain.
     async fn audit_heads(&self) -> Result<Vec<AuditRow>, StoreError>;
     /// A chain's rows after a number, in order.
@@ -62,9 +81,17 @@ impl AuditStore for SqlStore {
         Ok(change.commit().await?)
     }
 
-    async fn audit_before(&self, time: Millis, limit: u32) -> Result<Vec<AuditRow>, StoreError> {
-        let sql = "SELECT * FROM audit WHERE time < $1 ORDER BY time DESC, chain DESC, number DESC LIMIT $2";
-        let rows = sqlx::query(sql).bind(time).bind(i64::from(limit)).fetch_all(self.pool()).await?;
+    async fn audit_before(&self, place: &AuditPlace, limit: u32) -> Result<Vec<AuditRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT * FROM audit WHERE time < $1 OR (time = $1 AND (chain < $2 OR (chain = $2 AND number < $3))) \
+             ORDER BY time DESC, chain DESC, number DESC LIMIT $4",
+        )
+        .bind(place.time)
+        .bind(&place.chain)
+        .bind(stored(place.number))
+        .bind(i64::from(limit))
+        .fetch_all(self.pool())
+        .await?;
         rows.iter().map(row).collect()
     }
 

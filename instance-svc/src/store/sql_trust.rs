@@ -273,18 +273,21 @@ impl TrustStore for SqlStore {
         Ok(Activation::Done { kid: pending.kid, left_behind })
     }
 
-    async fn remove_ended_keys(&self) -> Result<(), StoreError> {
+    async fn remove_ended_keys(&self) -> Result<Vec<String>, StoreError> {
         let (mut change, now) = self.change_trust().await?;
         let ended = sqlx::query("SELECT kid FROM signing_keys WHERE state = 'retired' AND remove_at <= $1")
             .bind(now)
             .fetch_all(&mut *change)
             .await?;
+        let mut kids = Vec::new();
         for row in &ended {
             let kid: String = row.try_get("kid")?;
             sqlx::query("DELETE FROM signing_keys WHERE kid = $1").bind(&kid).execute(&mut *change).await?;
-            event(&mut change, now, &TrustEvent::KeyRemoved { kid }).await?;
+            event(&mut change, now, &TrustEvent::KeyRemoved { kid: kid.clone() }).await?;
+            kids.push(kid);
         }
-        Ok(change.commit().await?)
+        change.commit().await?;
+        Ok(kids)
     }
 
     async fn revoke_key(&self, kid: &str, until: u64, instead: NewKey) -> Result<(), StoreError> {

@@ -144,8 +144,8 @@ pub trait TrustStore: Send + Sync {
     async fn add_key(&self, key: NewKey, state: KeyState) -> Result<(), StoreError>;
     /// Lets the pending key sign, if the rule allows it: the active one is retired and its private half destroyed.
     async fn activate_key(&self, rule: ActivationRule) -> Result<Activation, StoreError>;
-    /// Removes the retired keys whose time has come.
-    async fn remove_ended_keys(&self) -> Result<(), StoreError>;
+    /// Removes the retired keys whose time has come; which.
+    async fn remove_ended_keys(&self) -> Result<Vec<String>, StoreError>;
     /// Removes a key and revokes what it signed. Where it was the active one, the pending one signs from now on, or else
     /// `instead`, which is also published.
     async fn revoke_key(&self, kid: &str, until: u64, instead: NewKey) -> Result<(), StoreError>;

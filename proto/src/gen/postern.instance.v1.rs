@@ -34,7 +34,7 @@ pub struct AuditEvent {
     pub hash: ::prost::alloc::string::String,
 }
 /// Request of ListAuditEvents.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListAuditEventsRequest {
     /// Events before this time. Default: now.
     #[prost(message, optional, tag = "1")]
@@ -42,6 +42,9 @@ pub struct ListAuditEventsRequest {
     /// At most 1000. Default: 100.
     #[prost(uint32, tag = "2")]
     pub limit: u32,
+    /// Where the page before this one ended: its next_page_token. Default: empty, the newest.
+    #[prost(string, tag = "3")]
+    pub page_token: ::prost::alloc::string::String,
 }
 /// Response of ListAuditEvents.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -49,6 +52,9 @@ pub struct ListAuditEventsResponse {
     /// Newest first.
     #[prost(message, repeated, tag = "1")]
     pub events: ::prost::alloc::vec::Vec<AuditEvent>,
+    /// For the next page. Empty: there is none.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
 }
 /// Request of VerifyAuditLog.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -8,7 +8,7 @@ use postern_proto::instance::v1::token_service_client::TokenServiceClient;
 use postern_tests::{FakeModel, Forge, Stack, post_form, soon};
 
 async fn events(stack: &Stack) -> Vec<pb::AuditEvent> {
-    let request = stack.administer(pb::ListAuditEventsRequest { before: None, limit: 1000 }).await;
+    let request = stack.administer(pb::ListAuditEventsRequest { limit: 1000, ..Default::default() }).await;
     AuditServiceClient::new(stack.at_instance()).list_audit_events(request).await.unwrap().into_inner().events
 }
 
@@ -120,4 +120,60 @@ async fn a_caller_that_goes_away_does_not_part_an_act_from_its_entry() {
         }
     };
     soon("an entry for each act", equal).await;
+}
+
+#[tokio::test]
+async fn pages_of_the_log_hold_each_event_once() {
+    let model = FakeModel::saying(&["fine"]).await;
+    let stack = Stack::builder().model("demo", &model).start().await;
+    // Events of one moment are written together, with one time.
+    let together = (0..20).map(|_| stack.token());
+    futures_util::future::join_all(together).await;
+    let token = stack.exchange(&stack.admin, "", &["instance:admin"]).await.unwrap();
+    let mut client = AuditServiceClient::new(stack.at_instance());
+    let mut page = async |page_token: String, limit: u32| {
+        let message = pb::ListAuditEventsRequest { limit, page_token, before: None };
+        client.list_audit_events(Stack::request(message, &token)).await.map(tonic::Response::into_inner)
+    };
+    let whole = page(String::new(), 1000).await.unwrap();
+    assert!(whole.next_page_token.is_empty() && whole.events.len() > 25);
+    let (mut paged, mut next) = (Vec::new(), String::new());
+    loop {
+        let one = page(next, 3).await.unwrap();
+        paged.extend(one.events);
+        next = one.next_page_token;
+        if next.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(paged, whole.events);
+    assert!(page("nonsense".to_owned(), 3).await.is_err());
+}
+
+#[tokio::test]
+async fn the_relays_tokens_are_told_and_serve_again_until_something_changes() {
+    use postern_proto::gateway::v1 as gateway;
+    let model = FakeModel::saying(&["fine"]).await;
+    let stack = Stack::builder().model("demo", &model).start().await;
+    let relay = postern_proto::gateway::v1::completion_service_client::CompletionServiceClient::new(stack.at_instance());
+    let ask = async || {
+        let chat = gateway::ChatRequest { chat: Some(Stack::chat("hi")) };
+        relay.clone().chat(Stack::request(chat, &stack.user)).await.map(drop)
+    };
+    let relayed = async || {
+        let events = events(&stack).await;
+        events.into_iter().filter(|event| event.action == "relay").collect::<Vec<_>>()
+    };
+    for _ in 0..3 {
+        ask().await.unwrap();
+    }
+    let told = relayed().await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].actor.starts_with("usr_") && told[0].target.contains("feature:chat"), "{told:?}");
+    let message = pb::RevokeSubjectRequest { name: "eve".to_owned() };
+    TokenServiceClient::new(stack.at_instance()).revoke_subject(stack.administer(message).await).await.unwrap();
+    stack.clock.advance(2);
+    // Her credential is good, so the next token is: one that nobody has revoked.
+    let served = async { while ask().await.is_err() || relayed().await.len() < 2 {} };
+    soon("a token that is not revoked", served).await;
 }

@@ -9,20 +9,33 @@ use crate::args::Audit;
 use crate::client::{Client, of_instance};
 use crate::output::{Output, Problem};
 
+/// The most that the instance lists at once.
+const PAGE: u32 = 1000;
+
 /// Runs a command of the family.
 pub async fn run(client: &Client, command: Audit) -> Result<Output, Problem> {
     let mut audit = AuditServiceClient::new(client.instance());
     match command {
         Audit::List { limit } => {
-            let request = client.administer(pb::ListAuditEventsRequest { before: None, limit }).await?;
-            let list = audit.list_audit_events(request).await.map_err(|status| of_instance(&status))?.into_inner();
+            let (mut events, mut page_token) = (Vec::new(), String::new());
+            loop {
+                let left = limit.saturating_sub(u32::try_from(events.len()).unwrap_or(u32::MAX));
+                let message = pb::ListAuditEventsRequest { before: None, limit: left.clamp(1, PAGE), page_token };
+                let request = client.administer(message).await?;
+                let page = audit.list_audit_events(request).await.map_err(|status| of_instance(&status))?.into_inner();
+                events.extend(page.events);
+                page_token = page.next_page_token;
+                if page_token.is_empty() || left <= PAGE {
+                    break;
+                }
+            }
             let row = |event: &pb::AuditEvent| {
                 let (actor, target) = (event.actor.clone(), event.target.clone());
                 [time(event.time), event.action.clone(), actor, target, event.address.clone(), event.outcome.clone()]
             };
             let head = ["TIME", "ACTION", "ACTOR", "TARGET", "ADDRESS", "OUTCOME"];
-            let json = list.events.iter().map(view).collect();
-            Ok(Output::table(head, list.events.iter().map(row).collect(), json))
+            let json = events.iter().map(view).collect();
+            Ok(Output::table(head, events.iter().map(row).collect(), json))
         }
         Audit::Verify => {
             let request = client.administer(pb::VerifyAuditLogRequest {}).await?;
