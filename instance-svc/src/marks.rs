@@ -43,6 +43,7 @@ async fn parts(dir: &std::path::Path) -> (Issuer, Verifier) {
         instances: vec!["ins_1".to_owned()],
         realm: None,
         scopes: None,
+        groups: Vec::new(),
         client_networks: Vec::new(),
         form: Form::Announced,
     };
@@ -55,6 +56,7 @@ async fn parts(dir: &std::path::Path) -> (Issuer, Verifier) {
 fn grant() -> Grant {
     Grant {
         subject: "usr_01890a5d".to_owned(),
+        groups: Vec::new(),
         audience: AUDIENCE.to_owned(),
         scope: vec!["feature:chat".to_owned(), "feature:code_completion".to_owned()],
         credential: "crd_01890a5d".to_owned(),
