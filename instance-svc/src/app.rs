@@ -285,6 +285,7 @@ async fn routes(
         root: root.clone(),
         clock: clock.clone(),
         jwks_max_age: rotation.schedule().jwks_max_age(),
+        audit: audit.clone(),
         fleet: fleet.clone(),
         store: store.clone(),
         versions: versions.clone(),

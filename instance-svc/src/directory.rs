@@ -246,14 +246,16 @@ impl Directory {
         Ok(secret)
     }
 
-    /// The live credentials with which somebody can administer as admin, by id.
+    /// The live secrets with which somebody can administer as admin, by id.
     async fn live_ways_in(&self) -> Result<Vec<String>, Failure> {
         let now = self.store.now().await?;
         let mut live = Vec::new();
         for principal in self.list(PEOPLE).await?.into_iter().filter(is_admin) {
             for credential in self.store.credentials(&principal.id).await? {
                 let found = Found { credential, principal: principal.clone() };
-                if found.credential.purpose == Purpose::Administration && found.is_live(now) {
+                // Only a secret is a way in by itself: an issuer may be removed, an authority replaced.
+                let by_itself = matches!(found.credential.proof, Proof::Secret { .. });
+                if by_itself && found.credential.purpose == Purpose::Administration && found.is_live(now) {
                     live.push(found.credential.id);
                 }
             }

@@ -135,7 +135,15 @@ impl Exchange {
             not_after: found.credential.expires_at.and_then(|end| u64::try_from(end / 1000).ok()),
         };
         let (subject, used) = (grant.subject.clone(), grant.credential.clone());
+        let groups = grant.groups.clone();
         let minted = self.issuer.mint(grant).await?;
+        if !groups.is_empty() {
+            // Who left a group while the token was being minted must not have it: its revocation may be older than the token.
+            let now = self.store.credential_by_id(&used).await?;
+            if now.is_none_or(|now| groups.iter().any(|group| !now.principal.groups.contains(group))) {
+                return Err(Failure::new(Reason::CredentialInvalid, "the principal was changed meanwhile; try again"));
+            }
+        }
         self.store.credential_used(&used).await?;
         Ok(Exchanged { minted, audience, scope, subject, credential: used })
     }

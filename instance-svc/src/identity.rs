@@ -10,7 +10,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use postern_proto::{Failure, Reason};
 use postern_runtime::Clock;
+use postern_runtime::tls::Shown as Certificate;
 use postern_token::{Assertion, AssertionDemands, LEEWAY_SECONDS, PublicKey, Secret, Unverified};
+
+use tokio::sync::Semaphore;
 
 use crate::attempts::{Attempt, Attempts};
 use crate::credentials::{self, Credentials};
@@ -30,8 +33,8 @@ pub enum Shown<'a> {
     Secret(&'a str),
     /// An assertion, or a token of a federated issuer.
     Jwt(&'a str),
-    /// The names of the certificate of the connection.
-    Certificate(&'a [Arc<str>]),
+    /// The certificate of the connection.
+    Certificate(&'a Certificate),
 }
 
 /// Recognises.
@@ -41,6 +44,8 @@ pub struct Identities {
     federation: Federation,
     attempts: Attempts,
     clock: Arc<dyn Clock>,
+    /// Assertions that are judged at once although their address has failed too often.
+    few: Semaphore,
     /// What an assertion's `aud` may be.
     audiences: [String; 2],
 }
@@ -56,12 +61,11 @@ impl Identities {
         issuer: &str,
     ) -> Self {
         let audiences = [issuer.to_owned(), format!("{issuer}{TOKEN_ENDPOINT}")];
-        Self { store, credentials, federation, attempts: Attempts::default(), clock, audiences }
+        Self { store, credentials, federation, attempts: Attempts::default(), clock, few: Semaphore::new(2), audiences }
     }
 
     /// The live credential behind what is shown, with its owner. A secret is for one purpose by itself; other proofs are looked up
-    /// for the purpose that is asked for. `claimed`: the name that a secret is shown in, by which failures are counted too; other
-    /// proofs are new each time, so whoever knows a name could keep its owner out.
+    /// for the purpose that is asked for. `claimed`: the name that a secret is shown in, by which failures are counted too.
     ///
     /// # Errors
     /// CREDENTIAL_INVALID with no word on why; ATTEMPTS_LIMITED, TRUST_UNAVAILABLE before a federated issuer's keys have come,
@@ -74,10 +78,16 @@ impl Identities {
         address: Option<IpAddr>,
     ) -> Result<Found, Failure> {
         let attempt = Attempt { handle: self.handle(shown), address, claimed };
-        self.attempts.may_try(&attempt)?;
+        let _turn = match self.attempts.enter(&attempt) {
+            Ok(()) => None,
+            // An assertion is new each time, so nobody who shows one is known: a few are judged all the same, that a flood from behind the
+            // same address does not keep everybody out.
+            Err(limited) if matches!(shown, Shown::Jwt(_)) => Some(self.few.try_acquire().map_err(|_| limited)?),
+            Err(limited) => return Err(limited),
+        };
         let found = match shown {
             Shown::Secret(secret) => credentials::recognise(&*self.store, &self.credentials, secret).await?,
-            Shown::Certificate(names) => self.certified(names, purpose).await?,
+            Shown::Certificate(certificate) => self.certified(certificate, purpose).await?,
             Shown::Jwt(token) => self.asserted(token, purpose).await?,
         };
         match found.filter(|found| found.may_be_used_from(address)) {
@@ -87,7 +97,8 @@ impl Identities {
             }
             None => {
                 metrics::credential_refused();
-                self.attempts.failed(&attempt);
+                // So many in one name are told no more than that they are too many; who has the secret was let in above.
+                self.attempts.failed(&attempt)?;
                 let message = "the credential is unknown, revoked, ended or used from elsewhere";
                 Err(Failure::new(Reason::CredentialInvalid, message))
             }
@@ -99,14 +110,17 @@ impl Identities {
         match shown {
             Shown::Secret(text) => Secret::parse(text).map(|secret| self.credentials.mac(&secret)).unwrap_or_default(),
             Shown::Jwt(token) => format!("jwt {}", hash(token.as_bytes())),
-            Shown::Certificate(names) => format!("certificate {}", names.join(" ")),
+            Shown::Certificate(certificate) => format!("certificate {}", certificate.names.join(" ")),
         }
     }
 
-    async fn certified(&self, names: &[Arc<str>], purpose: Purpose) -> Result<Option<Found>, StoreError> {
-        let now = self.store.now().await?;
-        let mut all = Vec::new();
-        for name in names {
+    async fn certified(&self, certificate: &Certificate, purpose: Purpose) -> Result<Option<Found>, StoreError> {
+        let (now, mut all) = (self.store.now().await?, Vec::new());
+        // A connection may outlive the certificate that it began with.
+        if certificate.not_after < self.clock.now() {
+            return Ok(None);
+        }
+        for name in &certificate.names {
             let found = self.store.credential_by_handle(&handle_of_certificate(purpose, name)).await?;
             all.extend(found.filter(|found| found.is_live(now)));
         }
@@ -163,9 +177,7 @@ impl Identities {
         client: &str,
         purpose: Purpose,
     ) -> Result<Option<Found>, Failure> {
-        let principals = self.store.principals().await?;
-        let of_that_name = |one: &&crate::store::PrincipalRecord| one.name == client || one.id == client;
-        let Some(principal) = principals.iter().find(of_that_name) else { return Ok(None) };
+        let Some(principal) = self.store.principal(client).await? else { return Ok(None) };
         let audiences: Vec<&str> = self.audiences.iter().map(String::as_str).collect();
         let demands = AssertionDemands {
             issuer: client,
@@ -185,7 +197,9 @@ impl Identities {
             let Some(assertion) = self.verified(token, &[key], &demands) else { continue };
             let Some(id) = assertion.id().filter(|_| assertion.subject() == client) else { return Ok(None) };
             let id = hash(format!("{} {id}", principal.id).as_bytes());
-            return match self.store.use_assertion(&id, assertion.expires() + LEEWAY_SECONDS).await {
+            // Kept for longer than it lives, for the database forgets by a clock of its own.
+            let until = assertion.expires() + LEEWAY_SECONDS + LONGEST_ASSERTION;
+            return match self.store.use_assertion(&id, until).await {
                 Ok(()) => Ok(Some(found)),
                 Err(StoreError::Exists) => {
                     tracing::info!(principal.id = principal.id, "an assertion was shown a second time");

@@ -17,6 +17,8 @@ use crate::store::{Store, TrustedIssuerRecord};
 const MOST_KEYS: usize = 64;
 /// More than these collapse before they are published.
 pub const MOST_REVOCATIONS: usize = 1000;
+const MOST_ID_BYTES: usize = 128;
+const MOST_KEY_BYTES: usize = 2048;
 const LONGEST_LIFE: u64 = 900;
 
 /// What an instance is entitled to, as it is stored.
@@ -152,6 +154,9 @@ impl Partners {
             return Err(Failure::field("revocations", format!("at most {MOST_REVOCATIONS}")));
         }
         let key = |jwk: &String| {
+            if jwk.len() > MOST_KEY_BYTES {
+                return Err(Failure::field("jwk_json", format!("at most {MOST_KEY_BYTES} bytes a key")));
+            }
             let key = PublicKey::foreign(jwk.as_bytes()).map_err(|error| Failure::field("jwk_json", error.to_string()));
             key.map(|key| key.jwk_json())
         };
@@ -159,7 +164,15 @@ impl Partners {
             keys: jwk_json.iter().map(key).collect::<Result<_, _>>()?,
             revocations: revocations
                 .into_iter()
-                .map(|wire| read_revocation(wire).map_err(|failure| Failure::field("revocations", failure.message)))
+                .map(|wire| {
+                    let read =
+                        read_revocation(wire).map_err(|failure| Failure::field("revocations", failure.message))?;
+                    // The whole of it goes to every gateway.
+                    if read.longest_id() > MOST_ID_BYTES {
+                        return Err(Failure::field("revocations", format!("ids of at most {MOST_ID_BYTES} bytes")));
+                    }
+                    Ok(read)
+                })
                 .collect::<Result<_, _>>()?,
         };
         let text = serde_json::to_string(&published).map_err(Failure::internal)?;

@@ -18,6 +18,9 @@ use crate::seal::Sealer;
 use crate::store::{Activation, ActivationRule, KeyRecord, KeyState, Millis, Store, StoreError};
 use crate::trust::Trust;
 
+/// How long what another instance published serves while that is away.
+const LONGEST_SILENCE: Duration = Duration::from_secs(24 * 3600);
+
 /// When keys change.
 #[derive(Debug, Clone, Copy)]
 pub struct Schedule {
@@ -110,12 +113,20 @@ impl Rotation {
                 if forgotten.elapsed() > Duration::from_secs(60) {
                     forgotten = tokio::time::Instant::now();
                     trust.forget(clock.now());
+                    if let Err(error) = rotation.forget_silent_publishers().await {
+                        tracing::warn!(error = %error, "silent publishers could not be forgotten");
+                    }
                     if let Err(error) = rotation.store.forget_ended_revocations().await {
                         tracing::warn!(error = %error, "ended revocations could not be forgotten");
                     }
                 }
             }
         });
+    }
+
+    /// The keys of another instance that has not been there for so long are too old to go by.
+    async fn forget_silent_publishers(&self) -> Result<(), StoreError> {
+        self.store.forget_silent_publishers(self.store.now().await? - millis(LONGEST_SILENCE)).await
     }
 
     /// Does what is due.

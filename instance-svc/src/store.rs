@@ -70,11 +70,13 @@ pub trait Store: TrustStore + AuditStore {
 
     /// Everything that is sealed.
     async fn sealed_records(&self) -> Result<Vec<SealedRecord>, StoreError>;
-    /// Puts another sealed text in the place of this record's, unless that has changed meanwhile.
-    async fn replace_sealed(&self, record: &SealedRecord, sealed: &str) -> Result<(), StoreError>;
+    /// Puts another sealed text in the place of this record's, unless that has changed meanwhile; whether it did.
+    async fn replace_sealed(&self, record: &SealedRecord, sealed: &str) -> Result<bool, StoreError>;
 
     /// All principals by name.
     async fn principals(&self) -> Result<Vec<PrincipalRecord>, StoreError>;
+    /// The principal of this name or id.
+    async fn principal(&self, name_or_id: &str) -> Result<Option<PrincipalRecord>, StoreError>;
     /// Adds a principal with its first credential.
     async fn add_principal(
         &self,
@@ -93,6 +95,10 @@ pub trait Store: TrustStore + AuditStore {
     /// Puts down what another instance has published, unless what is there is newer; the number of what is there then.
     /// [`StoreError::Missing`] for one that was removed.
     async fn publish_trust(&self, principal_id: &str, sequence: u64, published: &str) -> Result<u64, StoreError>;
+    /// Remembers that another instance is there now.
+    async fn publisher_heard(&self, principal_id: &str) -> Result<(), StoreError>;
+    /// Forgets what was published by those that have not been there since this time.
+    async fn forget_silent_publishers(&self, since: Millis) -> Result<(), StoreError>;
     /// Gives a principal of one of these kinds other roles and groups. When it has left a group, its tokens are revoked.
     async fn update_principal(
         &self,

@@ -5,6 +5,9 @@ use std::path::Path;
 use postern_runtime::tls::TlsConfig;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 
+/// How long certificates live, in seconds.
+const DAY: u64 = 24 * 3600;
+
 /// An authority.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -35,6 +38,9 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
         params.subject_alt_names.push(SanType::URI(Self::identity(name).try_into().unwrap()));
+        // Long enough for every test, and not for ever.
+        params.not_after =
+            params.not_before.max(std::time::SystemTime::now().into()) + std::time::Duration::from_secs(DAY);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let path = |kind: &str| dir.join(format!("{name}.{kind}.pem"));
         std::fs::write(path("cert"), certificate.pem()).unwrap();
@@ -44,6 +50,7 @@ impl Authority {
             cert_file: path("cert"),
             key_file: path("key"),
             ca_file: Some(path("ca")),
+            client_ca_file: None,
             require_client_certificate: true,
         }
     }

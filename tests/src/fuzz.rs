@@ -144,7 +144,7 @@ pub fn forwarded_chain(data: &[u8]) {
             headers.append("x-forwarded-for", HeaderValue::from_bytes(line).ok()?);
         }
         let address = SocketAddr::new(socket.parse().unwrap(), 1);
-        let peer = Peer { address, certificate: None, names: Arc::default(), rules: rules.clone() };
+        let peer = Peer { address, certificate: None, shown: Arc::default(), rules: rules.clone() };
         peer.client(&headers).ok()
     };
     let lines: Vec<&[u8]> = data.split(|byte| *byte == b'\n').collect();

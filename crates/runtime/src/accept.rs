@@ -17,7 +17,7 @@ use tonic::transport::server::Connected;
 use crate::lifecycle::Lifecycle;
 use crate::peer::{AddressSource, ClientConfig, Peer, within};
 use crate::proxy_protocol::{self, Announced};
-use crate::tls::{Tls, names, thumbprint};
+use crate::tls::{self, Tls, thumbprint};
 
 /// Connections at once on one listener.
 const MAX_CONNECTIONS: usize = 4096;
@@ -117,18 +117,18 @@ async fn greet(
         AddressSource::ProxyProtocol => announced(&mut socket, address, &demands.clients).await?,
         AddressSource::Socket | AddressSource::ForwardedFor => address,
     };
-    let mut peer = Peer { address, certificate: None, names: Arc::default(), rules: demands.clients };
+    let mut peer = Peer { address, certificate: None, shown: Arc::default(), rules: demands.clients };
     let stream = match demands.tls {
         None => {
             // Who says nothing does not keep a place.
             socket.readable().await?;
             Stream::Plain(socket)
         }
-        Some(tls) => {
-            let stream = TlsAcceptor::from(tls.server()).accept(socket).await?;
+        Some(own) => {
+            let stream = TlsAcceptor::from(own.server()).accept(socket).await?;
             let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
             peer.certificate = shown.map(|certificate| thumbprint(certificate).into());
-            peer.names = shown.map(|certificate| names(certificate).into()).unwrap_or_default();
+            peer.shown = shown.map(|certificate| Arc::new(tls::shown(certificate))).unwrap_or_default();
             Stream::Tls(Box::new(stream))
         }
     };

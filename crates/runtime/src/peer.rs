@@ -12,6 +12,8 @@ use ipnet::IpNet;
 use postern_proto::{Failure, Reason};
 use serde::Deserialize;
 
+use crate::tls::Shown;
+
 /// Where a client's address comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -44,8 +46,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The SHA-256 of the certificate that it showed, base64url.
     pub certificate: Option<Arc<str>>,
-    /// The names of that certificate: URIs, such as SPIFFE IDs, and DNS names. An authority of ours vouches for them.
-    pub names: Arc<[Arc<str>]>,
+    /// Who that certificate says that its holder is. An authority of ours vouches for it.
+    pub shown: Arc<Shown>,
     /// The rules of the listener.
     pub rules: Arc<ClientConfig>,
 }
@@ -88,10 +90,10 @@ pub fn certificate_of(extensions: &Extensions) -> Option<&str> {
     extensions.get::<Peer>()?.certificate.as_deref()
 }
 
-/// The names of the certificate that a request's peer showed; none without one.
+/// Who the certificate of a request's peer says that it is; nobody without one.
 #[must_use]
-pub fn names_of(extensions: &Extensions) -> Arc<[Arc<str>]> {
-    extensions.get::<Peer>().map(|peer| peer.names.clone()).unwrap_or_default()
+pub fn shown_by(extensions: &Extensions) -> Arc<Shown> {
+    extensions.get::<Peer>().map(|peer| peer.shown.clone()).unwrap_or_default()
 }
 
 /// The token of who passes a request on and vouches for the address of its caller: an instance's own at a gateway, a gateway's
@@ -199,7 +201,7 @@ mod tests {
         let peer = |address: &str| Peer {
             address: SocketAddr::new(address.parse().unwrap(), 1),
             certificate: None,
-            names: Arc::default(),
+            shown: Arc::default(),
             rules: Arc::new(rules.clone()),
         };
         assert!(peer("10.1.1.1").client(&HeaderMap::new()).is_ok());

@@ -13,6 +13,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use serde::Deserialize;
+use x509_cert::Certificate;
+use x509_cert::der::Decode as _;
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
 
 use crate::config::ConfigError;
 use crate::lifecycle::Lifecycle;
@@ -28,6 +32,9 @@ pub struct TlsConfig {
     /// The certificate authorities of peers, as PEM. Default: the system's, for servers only; clients need none then.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
+    /// The certificate authorities of clients, as PEM, where they are others than those of servers. Default: `ca_file`.
+    #[serde(default)]
+    pub client_ca_file: Option<PathBuf>,
     /// Whether clients must show a certificate of those authorities.
     #[serde(default)]
     pub require_client_certificate: bool,
@@ -105,7 +112,8 @@ impl Tls {
 }
 
 fn paths(config: &TlsConfig) -> impl Iterator<Item = &Path> {
-    [config.cert_file.as_path(), config.key_file.as_path()].into_iter().chain(config.ca_file.as_deref())
+    let authorities = config.ca_file.as_deref().into_iter().chain(config.client_ca_file.as_deref());
+    [config.cert_file.as_path(), config.key_file.as_path()].into_iter().chain(authorities)
 }
 
 fn contents(config: &TlsConfig) -> Vec<Vec<u8>> {
@@ -169,7 +177,7 @@ impl Current {
         let server = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| fault(&error))?;
-        let server = match &config.ca_file {
+        let server = match config.client_ca_file.as_ref().or(config.ca_file.as_ref()) {
             None if config.require_client_certificate => {
                 return Err(ConfigError::invalid("tls.ca_file", "is needed to require a client's certificate"));
             }
@@ -202,19 +210,64 @@ impl Current {
     }
 }
 
-/// The subject alternative names of a certificate that are URIs or DNS names, without wildcards.
-#[must_use]
-pub fn names(certificate: &CertificateDer<'_>) -> Vec<Arc<str>> {
-    let Ok(read) = webpki::EndEntityCert::try_from(certificate) else { return Vec::new() };
-    let all = read.valid_uri_names().chain(read.valid_dns_names());
-    all.filter(|name| !name.contains('*')).take(MOST_NAMES).map(Arc::from).collect()
+/// Who a verified certificate says that its holder is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// Its subject alternative names that are URIs, such as SPIFFE IDs, or DNS names, without wildcards. A URI has `://` in it, so none
+    /// can be taken for a DNS name.
+    pub names: Vec<Arc<str>>,
+    /// Its end, in seconds since 1970. A connection may outlive it.
+    pub not_after: u64,
 }
 
 /// Names of one certificate that are looked at.
 const MOST_NAMES: usize = 16;
 
+/// Reads names and end of a certificate (RFC 5280 §4.1.2.5, §4.2.1.6); nobody and ended for one that cannot be read.
+#[must_use]
+pub fn shown(certificate: &CertificateDer<'_>) -> Shown {
+    let Ok(read) = Certificate::from_der(certificate) else { return Shown::default() };
+    let read = read.tbs_certificate;
+    let not_after = read.validity.not_after.to_unix_duration().as_secs();
+    let name = |name: &GeneralName| match name {
+        GeneralName::UniformResourceIdentifier(uri) if uri.as_str().contains("://") => Some(Arc::from(uri.as_str())),
+        GeneralName::DnsName(name) if !name.as_str().contains(['*', '/', ':']) => Some(Arc::from(name.as_str())),
+        _ => None,
+    };
+    let names = match read.get::<SubjectAltName>() {
+        Ok(Some((_, names))) => names.0.iter().filter_map(name).take(MOST_NAMES).collect(),
+        _ => Vec::new(),
+    };
+    Shown { names, not_after }
+}
+
 /// What a token is bound to (RFC 8705 §3.1): the SHA-256 of a certificate, base64url.
 #[must_use]
 pub fn thumbprint(certificate: &CertificateDer<'_>) -> String {
     URL_SAFE_NO_PAD.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair, SanType};
+
+    #[test]
+    fn a_certificate_is_its_uris_and_dns_names_and_ends() {
+        let mut params = CertificateParams::new(vec!["a.example.org".to_owned(), "*.example.org".to_owned()]).unwrap();
+        for uri in ["spiffe://example.org/a", "b.example.org", "urn:x:y"] {
+            params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+        }
+        params.not_after = rcgen::date_time_ymd(2031, 2, 3);
+        let key = KeyPair::generate().unwrap();
+        let read = shown(params.self_signed(&key).unwrap().der());
+        let names: Vec<&str> = read.names.iter().map(AsRef::as_ref).collect();
+        assert_eq!(
+            names,
+            ["a.example.org", "spiffe://example.org/a"],
+            "no wildcard, and no URI that looks like a DNS name"
+        );
+        assert_eq!(read.not_after, 1_927_843_200);
+        assert_eq!(shown(&CertificateDer::from(vec![1, 2, 3])), Shown::default(), "nobody, and ended");
+    }
 }

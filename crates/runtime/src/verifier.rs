@@ -263,12 +263,18 @@ impl Verifier {
         !revocations.refuse(verified.claims(), verified.kid())
     }
 
+    /// Whether the instance told of this issuer.
+    fn is_told_of(&self, issuer: &str) -> bool {
+        self.shared.their_revocations.read().unwrap_or_else(PoisonError::into_inner).contains_key(issuer)
+    }
+
     /// Whether a token that was verified is still neither revoked nor judged on news that is too old.
     fn judge(&self, verified: &Verified) -> Result<(), Failure> {
         if !self.stands(verified) {
             return Err(refused(TokenError::Revoked));
         }
-        if verified.profile().form != Form::Announced {
+        // What the instance says of others grows as old as what it says of itself; what this process was configured with does not.
+        if verified.profile().form != Form::Announced && !self.is_told_of(&verified.profile().issuer) {
             return Ok(());
         }
         match (self.shared.stale_bound, self.staleness()) {

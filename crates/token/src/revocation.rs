@@ -61,6 +61,16 @@ pub enum Revocation {
 }
 
 impl Revocation {
+    /// The length of its longest id, in bytes.
+    #[must_use]
+    pub fn longest_id(&self) -> usize {
+        match self {
+            Self::Token { jti, subject, .. } => jti.len().max(subject.len()),
+            Self::Credential { id, .. } | Self::Subject { id, .. } | Self::Instance { id, .. } => id.len(),
+            Self::Key { kid, .. } => kid.len(),
+        }
+    }
+
     /// When it may be forgotten.
     #[must_use]
     pub const fn until(&self) -> u64 {

@@ -17,7 +17,7 @@ use crate::audit::{Audit, Event};
 use crate::exchange::ADMIN_SCOPE;
 use crate::introspection::Introspection;
 use crate::policy::TABLE;
-use crate::store::{PrincipalRecord, Purpose, Role, Store};
+use crate::store::{Found, PrincipalRecord, Proof, Purpose, Role, Store, StoreError};
 
 /// Who calls, as an extension of the request.
 #[derive(Debug, Clone)]
@@ -48,9 +48,23 @@ impl Caller {
         let (Ok(found), Ok(now)) = (store.credential_by_id(&self.credential).await, store.now().await) else {
             return Ok(());
         };
-        let live = found.is_some_and(|found| found.is_live(now) && found.principal.id == self.principal.id);
+        let found = found.filter(|found| found.is_live(now) && found.principal.id == self.principal.id);
+        let live = match found {
+            Some(found) => still_vouched_for(store, &found).await.unwrap_or(true),
+            None => false,
+        };
         let ended = "this member was removed from the fleet, or its credential revoked";
         if live { Ok(()) } else { Err(Failure::new(Reason::CredentialInvalid, ended)) }
+    }
+}
+
+/// Whether the issuer that a credential is proved by is still one.
+async fn still_vouched_for(store: &dyn Store, found: &Found) -> Result<bool, StoreError> {
+    match &found.credential.proof {
+        Proof::Federated { issuer, .. } => {
+            Ok(store.federated_issuers().await?.iter().any(|known| known.issuer == *issuer))
+        }
+        Proof::Secret { .. } | Proof::PublicKey { .. } | Proof::Certificate { .. } => Ok(true),
     }
 }
 
@@ -143,6 +157,10 @@ impl InstanceGuard {
         let found = found.filter(|found| found.is_live(now) && found.principal.id == claims.sub).ok_or_else(|| {
             Failure::new(Reason::CredentialInvalid, "the credential behind the token is revoked or ended")
         })?;
+        if !still_vouched_for(&*self.store, &found).await? {
+            let message = "the issuer that vouched for the credential behind the token was removed";
+            return Err(Failure::new(Reason::CredentialInvalid, message));
+        }
         let scope = match found.credential.purpose {
             Purpose::Fleet => FLEET_SCOPE,
             Purpose::Inference | Purpose::Administration => ADMIN_SCOPE,

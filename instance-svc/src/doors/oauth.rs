@@ -16,7 +16,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use postern_proto::{Failure, Reason};
 use postern_runtime::Clock;
-use postern_runtime::peer::{certificate_of, client_of, names_of};
+use postern_runtime::peer::{certificate_of, client_of, shown_by};
+use postern_runtime::tls::Shown as Certificate;
 use serde_json::{Value, json};
 
 use super::audit::of_head;
@@ -130,7 +131,7 @@ struct Form {
     basic: Option<(String, String)>,
     address: Option<IpAddr>,
     certificate: Option<String>,
-    names: Arc<[Arc<str>]>,
+    holder: Arc<Certificate>,
 }
 
 /// How a client says who it is.
@@ -151,7 +152,7 @@ impl Form {
             ..OAuthError::bad("access_denied", failure.message)
         })?;
         let certificate = certificate_of(request.extensions()).map(str::to_owned);
-        let names = names_of(request.extensions());
+        let holder = shown_by(request.extensions());
         let kind = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
         {
@@ -172,7 +173,7 @@ impl Form {
                 return Err(invalid("a parameter is given twice"));
             }
         }
-        Ok(Self { members, basic, address, certificate, names })
+        Ok(Self { members, basic, address, certificate, holder })
     }
 
     fn get(&self, name: &str) -> &str {
@@ -187,7 +188,7 @@ impl Form {
         }
         match (&self.basic, secret, assertion) {
             (Some((id, secret)), "", "") => Ok(Some(Client::Secret(id, secret))),
-            (None, "", "") if id.is_empty() || self.names.is_empty() => Ok(None),
+            (None, "", "") if id.is_empty() || self.holder.names.is_empty() => Ok(None),
             (None, "", "") => Ok(Some(Client::Certificate(id))),
             (None, secret, "") => Ok(Some(Client::Secret(id, secret))),
             (None, "", assertion) => Ok(Some(Client::Assertion(assertion))),
@@ -327,7 +328,7 @@ impl OAuthDoor {
                 }
                 // RFC 8693 §2.2.2: a subject token that does not hold makes the request invalid.
                 let invalid = |failure| OAuthError::of(failure, "invalid_request");
-                let subject = shown(form.get("subject_token"), form.get("subject_token_type"), &form.names);
+                let subject = shown(form.get("subject_token"), form.get("subject_token_type"), &form.holder);
                 let answer = self.exchange.exchange(subject.map_err(invalid)?, asked).await;
                 let exchanged = answer.map_err(invalid)?;
                 let target = exchanged.told();
@@ -344,7 +345,7 @@ impl OAuthDoor {
     async fn client(&self, client: &Client<'_>, form: &Form, purpose: Purpose) -> Result<Found, OAuthError> {
         let (shown, id) = match *client {
             Client::Secret(id, secret) => (Shown::Secret(secret), id),
-            Client::Certificate(id) => (Shown::Certificate(&form.names), id),
+            Client::Certificate(id) => (Shown::Certificate(&form.holder), id),
             Client::Assertion(assertion) => (Shown::Jwt(assertion), form.get("client_id")),
         };
         let claimed = matches!(shown, Shown::Secret(_)).then_some(id);
@@ -373,7 +374,9 @@ impl OAuthDoor {
         let form = Form::read(request).await?;
         let client = form.client()?.ok_or_else(|| OAuthError::client("client authentication is missing"))?;
         let found = self.client(&client, &form, Purpose::Administration).await?;
-        let claims = match Reach::of(&found.principal) {
+        // What a credential for inference gives is for gateways, whoever holds it.
+        let reach = Reach::of(&found.principal).filter(|_| found.credential.purpose != Purpose::Inference);
+        let claims = match reach {
             Some(reach) => self.introspection.introspect(form.get("token"), &reach).await,
             None => Ok(None),
         };

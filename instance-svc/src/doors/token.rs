@@ -8,11 +8,12 @@ use postern_proto::Failure;
 use postern_proto::instance::v1 as pb;
 use postern_proto::instance::v1::token_service_server::TokenService;
 use postern_runtime::grpc::refuse;
-use postern_runtime::peer::{certificate_of, names_of};
+use postern_runtime::peer::{certificate_of, shown_by};
+use postern_runtime::tls::Shown as Certificate;
 use tonic::{Request, Response, Status};
 
 use super::acted;
-use super::guard::{Caller, address_of};
+use super::guard::{Caller, Vouched, address_of};
 use crate::exchange::{Asked, Exchange};
 use crate::identity::Shown;
 use crate::introspection::{Introspection, Reach};
@@ -40,12 +41,12 @@ pub struct TokenDoor {
 ///
 /// # Errors
 /// REQUEST_INVALID names the field.
-pub(super) fn shown<'a>(token: &'a str, kind: &str, names: &'a [Arc<str>]) -> Result<Shown<'a>, Failure> {
+pub(super) fn shown<'a>(token: &'a str, kind: &str, certificate: &'a Certificate) -> Result<Shown<'a>, Failure> {
     if kind == CERTIFICATE_TYPE {
         if !token.is_empty() {
             return Err(Failure::field("subject_token", "must be empty: the certificate is the connection's"));
         }
-        return Ok(Shown::Certificate(names));
+        return Ok(Shown::Certificate(certificate));
     }
     if token.is_empty() {
         return Err(Failure::field("subject_token", "is empty"));
@@ -81,12 +82,14 @@ impl TokenService for TokenDoor {
         request: Request<pb::ExchangeTokenRequest>,
     ) -> Result<Response<pb::ExchangeTokenResponse>, Status> {
         let address = address_of(request.extensions(), request.metadata().as_ref()).map_err(refuse)?;
-        let certificate = certificate_of(request.extensions()).map(str::to_owned);
-        let names = names_of(request.extensions());
+        // A gateway that passes a credential on shows its own certificate, which is not the caller's.
+        let passed_on = request.extensions().get::<Vouched>().is_some();
+        let certificate = certificate_of(request.extensions()).filter(|_| !passed_on).map(str::to_owned);
+        let holder = shown_by(request.extensions());
         let request = request.into_inner();
         // Whoever shows a certificate gets a token that is good only with it (RFC 8705 §3).
         let asked = Asked { certificate, ..asked(&request, address).map_err(refuse)? };
-        let shown = shown(&request.subject_token, &request.subject_token_type, &names).map_err(refuse)?;
+        let shown = shown(&request.subject_token, &request.subject_token_type, &holder).map_err(refuse)?;
         let exchanged = self.exchange.exchange(shown, asked).await.map_err(refuse)?;
         let seconds = i64::try_from(exchanged.minted.expires).unwrap_or(i64::MAX);
         Ok(acted(

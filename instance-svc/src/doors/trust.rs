@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::guard::Caller;
 use super::{Answers, HEARTBEAT};
+use crate::audit::{Audit, Event};
 use crate::exchange::adapter_audience;
 use crate::fleet::Fleet;
 use crate::partners::Partners;
@@ -36,6 +37,11 @@ const REVOCATIONS_A_CHUNK: usize = 1024;
 const WAITING: usize = 64;
 /// Revocations in one sealed state.
 const MOST_SEALED: usize = 10_000;
+/// Replicas of another instance that publish at once.
+const MOST_PUBLISHERS: u32 = 8;
+/// How often what one publishes is taken in, and how often it is written down that it is there.
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+const HEARD_EVERY: Duration = Duration::from_secs(60);
 /// A lease is renewed at least this often while its holder acknowledges.
 const RENEW_EVERY: Duration = Duration::from_secs(10);
 
@@ -53,6 +59,8 @@ pub struct TrustDoor {
     pub fleet: Fleet,
     /// Who belongs to the fleet, and the leases.
     pub store: Arc<dyn Store>,
+    /// The log.
+    pub audit: Audit,
     /// News of the fleet.
     pub versions: watch::Receiver<Versions>,
     /// Ends the streams.
@@ -155,14 +163,18 @@ impl TrustService for TrustDoor {
         request: Request<Streaming<pb::PublishTrustRequest>>,
     ) -> Result<Response<Self::PublishTrustStream>, Status> {
         let caller = Caller::of(&request).map_err(refuse)?;
+        if self.fleet.replicas(&caller.principal.id) >= MOST_PUBLISHERS {
+            let message = format!("at most {MOST_PUBLISHERS} replicas of an instance publish at once");
+            return Err(refuse(Failure::new(Reason::ConcurrencyLimited, message)));
+        }
         tracing::info!(fleet.member = caller.principal.name, "another instance publishes its keys");
         let (answers, stream) = mpsc::channel(4);
         let (said, presence) = (request.into_inner(), self.fleet.enter(&caller.principal.id));
-        let (partners, store, stopping) =
-            (Partners::new(self.store.clone()), self.store.clone(), self.lifecycle.stopping().clone());
+        let (partners, store) = (Partners::new(self.store.clone()), self.store.clone());
+        let (audit, stopping) = (self.audit.clone(), self.lifecycle.stopping().clone());
         self.lifecycle.spawn(async move {
             let failure = tokio::select! {
-                ended = take_in(&partners, &caller, &*store, said, &answers) => ended.err(),
+                ended = take_in(&partners, &caller, (&*store, &audit), said, &answers) => ended.err(),
                 () = stopping.cancelled() => Some(draining()),
             };
             drop(presence);
@@ -178,19 +190,39 @@ impl TrustService for TrustDoor {
 async fn take_in(
     partners: &Partners,
     caller: &Caller,
-    store: &dyn Store,
+    (store, audit): (&dyn Store, &Audit),
     mut said: Streaming<pb::PublishTrustRequest>,
     answers: &mpsc::Sender<Result<pb::PublishTrustResponse, Status>>,
 ) -> Result<(), Failure> {
     let mut beat = tokio::time::interval(HEARTBEAT);
-    let mut acknowledged_sequence = 0;
+    let (mut acknowledged_sequence, mut keys, mut heard) = (0, Vec::new(), None::<Instant>);
+    // Each change is told to every gateway: no instance makes for more than one in this time.
+    let mut turn = tokio::time::interval(PUBLISH_EVERY);
+    turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             said = said.next() => match said {
-                Some(Ok(said)) => acknowledged_sequence = partners.publish(&caller.principal.id, said).await?,
+                Some(Ok(said)) => {
+                    turn.tick().await;
+                    let new_keys = said.jwk_json.clone();
+                    acknowledged_sequence = partners.publish(&caller.principal.id, said).await?;
+                    if new_keys != keys {
+                        let target = format!("{} keys, as of {acknowledged_sequence}", new_keys.len());
+                        let (action, outcome) = ("publish-trust".to_owned(), "OK".to_owned());
+                        let actor = format!("{} {}", caller.principal.id, caller.principal.name);
+                        audit.record(Event { action, actor, target, outcome, ..Event::default() }).await?;
+                        keys = new_keys;
+                    }
+                }
                 _ => return Ok(()),
             },
-            _ = beat.tick() => caller.still_may(store).await?,
+            _ = beat.tick() => {
+                caller.still_may(store).await?;
+                if heard.is_none_or(|heard| heard.elapsed() > HEARD_EVERY) {
+                    store.publisher_heard(&caller.principal.id).await?;
+                    heard = Some(Instant::now());
+                }
+            }
         }
         let answer = pb::PublishTrustResponse { acknowledged_sequence };
         if answers.send(Ok(answer)).await.is_err() {

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -147,15 +150,13 @@ impl Proof {
     /// What no two credentials share: one proof proves one thing. A MAC, which has no spaces, is no other proof's.
     #[must_use]
     pub fn handle(&self, principal_id: &str, purpose: Purpose) -> String {
-        let purpose = purpose.text();
         match self {
             Self::Secret { mac } => mac.clone(),
-            Self::PublicKey { thumbprint, .. } => format!("key {purpose} {principal_id} {thumbprint}"),
-            Self::Certificate { name } => certificate_handle(purpose, name),
+            Self::PublicKey { thumbprint, .. } => hashed("key", purpose, &[principal_id, thumbprint]),
+            Self::Certificate { name } => handle_of_certificate(purpose, name),
             Self::Federated { issuer, claims } => {
-                // Sorted by name, and each quoted, so that no two maps read alike.
-                let claims: Vec<_> = claims.iter().map(|(name, text)| format!("{name:?}={text:?}")).collect();
-                format!("federated {purpose} {issuer} {}", claims.join(","))
+                let claims = claims.iter().flat_map(|(name, text)| [name.as_str(), text.as_str()]);
+                hashed("federated", purpose, &std::iter::once(issuer.as_str()).chain(claims).collect::<Vec<_>>())
             }
         }
     }
@@ -169,14 +170,19 @@ impl Proof {
     }
 }
 
-fn certificate_handle(purpose: &str, name: &str) -> String {
-    format!("certificate {purpose} {name}")
+/// A kind and a hash, which an index takes whatever it is over. Each part is counted, so that no two lists read alike.
+fn hashed(kind: &str, purpose: Purpose, parts: &[&str]) -> String {
+    let mut text = purpose.text().to_owned();
+    for part in parts {
+        text.push_str(&format!(" {}:{part}", part.len()));
+    }
+    format!("{kind} {}", URL_SAFE_NO_PAD.encode(digest(&SHA256, text.as_bytes())))
 }
 
 /// The handle of the credential for a purpose that a certificate of this name proves.
 #[must_use]
 pub fn handle_of_certificate(purpose: Purpose, name: &str) -> String {
-    certificate_handle(purpose.text(), name)
+    hashed("certificate", purpose, &[name])
 }
 
 /// Something sealed.

@@ -24,7 +24,7 @@ use super::{
 };
 
 /// The schema's steps. A step that was released is never changed.
-const MIGRATIONS: [(i64, &str, &str); 7] = [
+const MIGRATIONS: [(i64, &str, &str); 8] = [
     (1, "initial", include_str!("../../migrations/0001_initial.sql")),
     (2, "trust", include_str!("../../migrations/0002_trust.sql")),
     (3, "audit", include_str!("../../migrations/0003_audit.sql")),
@@ -32,6 +32,7 @@ const MIGRATIONS: [(i64, &str, &str); 7] = [
     (5, "revocations_by_subject", include_str!("../../migrations/0005_revocations_by_subject.sql")),
     (6, "proofs_and_groups", include_str!("../../migrations/0006_proofs_and_groups.sql")),
     (7, "trusted_issuers", include_str!("../../migrations/0007_trusted_issuers.sql")),
+    (8, "publishers_heard", include_str!("../../migrations/0008_publishers_heard.sql")),
 ];
 
 fn migrations() -> Migrator {
@@ -344,7 +345,7 @@ impl Store for SqlStore {
         rows.iter().map(|row| Ok(SealedRecord { name: row.try_get("name")?, sealed: row.try_get("sealed")? })).collect()
     }
 
-    async fn replace_sealed(&self, record: &SealedRecord, sealed: &str) -> Result<(), StoreError> {
+    async fn replace_sealed(&self, record: &SealedRecord, sealed: &str) -> Result<bool, StoreError> {
         let (sql, key) = match record.name.split_once('/') {
             Some(("instance", "pepper")) => {
                 ("UPDATE instance SET sealed_pepper = $1 WHERE sealed_pepper = $2 AND $3 = 'pepper'", "pepper")
@@ -360,13 +361,21 @@ impl Store for SqlStore {
             }
             _ => return Err(StoreError::Missing),
         };
-        sqlx::query(sql).bind(sealed).bind(&record.sealed).bind(key).execute(&self.pool).await?;
-        Ok(())
+        let result = sqlx::query(sql).bind(sealed).bind(&record.sealed).bind(key).execute(&self.pool).await?;
+        Ok(result.rows_affected() > 0)
     }
 
     async fn principals(&self) -> Result<Vec<PrincipalRecord>, StoreError> {
         let rows = sqlx::query("SELECT * FROM principals ORDER BY name").fetch_all(&self.pool).await?;
         rows.iter().map(principal).collect()
+    }
+
+    async fn principal(&self, name_or_id: &str) -> Result<Option<PrincipalRecord>, StoreError> {
+        let row = sqlx::query("SELECT * FROM principals WHERE name = $1 OR id = $1")
+            .bind(name_or_id)
+            .fetch_optional(&self.pool)
+            .await?;
+        row.as_ref().map(principal).transpose()
     }
 
     async fn add_principal(
@@ -424,18 +433,46 @@ impl Store for SqlStore {
             return Ok(newest.max(sequence));
         }
         let mut change = self.change_config().await?;
+        let now = self.time(&mut change).await?;
         // Again under the lock: of two replicas that publish at once, the newer state stays.
         sqlx::query(
-            "UPDATE trusted_issuers SET published = $2, sequence = $3 WHERE principal_id = $1 AND sequence <= $3",
+            "UPDATE trusted_issuers SET published = $2, sequence = $3, heard_at = $4 \
+             WHERE principal_id = $1 AND sequence <= $3",
         )
         .bind(principal_id)
         .bind(published)
         .bind(stored(sequence))
+        .bind(now)
         .execute(&mut *change)
         .await?;
         let (newest, _) = there(&mut change).await?;
         change.commit().await?;
         Ok(newest)
+    }
+
+    async fn publisher_heard(&self, principal_id: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE trusted_issuers SET heard_at = $2 WHERE principal_id = $1")
+            .bind(principal_id)
+            .bind(self.now().await?)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    async fn forget_silent_publishers(&self, since: Millis) -> Result<(), StoreError> {
+        let silent = sqlx::query("SELECT principal_id FROM trusted_issuers WHERE heard_at < $1 AND published <> ''")
+            .bind(since)
+            .fetch_all(&self.pool)
+            .await?;
+        if silent.is_empty() {
+            return Ok(());
+        }
+        let mut change = self.change_config().await?;
+        sqlx::query("UPDATE trusted_issuers SET published = '' WHERE heard_at < $1")
+            .bind(since)
+            .execute(&mut *change)
+            .await?;
+        Ok(change.commit().await?)
     }
 
     async fn update_principal(

@@ -427,6 +427,14 @@ async fn what_another_instance_publishes_only_grows_newer(Opened { store, .. }: 
     store.publish_trust(&other.id, 7, "seven").await.unwrap();
     assert_eq!((published().await.as_str(), store.versions().await.unwrap().config), ("seven", version + 1));
     assert!(matches!(store.publish_trust("nobody", 9, "x").await, Err(StoreError::Missing)));
+    let now = store.now().await.unwrap();
+    store.forget_silent_publishers(now - 60_000).await.unwrap();
+    assert_eq!(published().await, "seven", "it was heard just now");
+    store.forget_silent_publishers(now + 60_000).await.unwrap();
+    assert_eq!((published().await.as_str(), store.versions().await.unwrap().config), ("", version + 2));
+    store.publisher_heard(&other.id).await.unwrap();
+    assert_eq!(store.publish_trust(&other.id, 7, "seven").await.unwrap(), 7, "the same again, after a silence");
+    assert_eq!(published().await, "seven");
     let rival = PrincipalRecord { id: "id-2".to_owned(), ..principal("rival", Kind::Instance) };
     let taken = TrustedIssuerRecord { principal_id: "id-2".to_owned(), ..record("i") };
     assert!(matches!(store.add_trusted_issuer(rival, None, taken).await, Err(StoreError::Exists)));

@@ -155,7 +155,8 @@ async fn the_relays_tokens_are_told_and_serve_again_until_something_changes() {
     use postern_proto::gateway::v1 as gateway;
     let model = FakeModel::saying(&["fine"]).await;
     let stack = Stack::builder().model("demo", &model).start().await;
-    let relay = postern_proto::gateway::v1::completion_service_client::CompletionServiceClient::new(stack.at_instance());
+    let relay =
+        postern_proto::gateway::v1::completion_service_client::CompletionServiceClient::new(stack.at_instance());
     let ask = async || {
         let chat = gateway::ChatRequest { chat: Some(Stack::chat("hi")) };
         relay.clone().chat(Stack::request(chat, &stack.user)).await.map(drop)

@@ -4,10 +4,11 @@ use postern_proto::Reason;
 use postern_proto::instance::v1 as pb;
 use postern_proto::instance::v1::principal_service_client::PrincipalServiceClient;
 use postern_proto::instance::v1::token_service_client::TokenServiceClient;
+use postern_proto::instance::v1::trust_service_client::TrustServiceClient;
 use postern_runtime::config::PeerAddress;
 use postern_runtime::grpc::Dialer;
 use postern_runtime::instance::{InstanceConfig, InstanceLink};
-use postern_runtime::tls::Tls;
+use postern_runtime::tls::{Tls, TlsConfig};
 use postern_runtime::{Clock as _, Lifecycle, Readiness};
 use postern_tests::{Act, Authority, FakeModel, Forge, Stack, head, post_form, reason, soon};
 use serde_json::{Value, json};
@@ -261,6 +262,64 @@ async fn a_certificate_is_whom_a_credential_says() {
     prove(&stack, "bob", name("localhost")).await.unwrap();
     assert_eq!(exchange(&stack, &eve, CERTIFICATE, "").await, Err(Reason::CredentialInvalid), "two principals");
     assert!(exchange(&stack, &stack.dialer, CERTIFICATE, "").await.is_ok());
+    // A connection may outlive the certificate that it began with.
+    stack.clock.advance(25 * 3600);
+    assert_eq!(exchange(&stack, &stack.dialer, CERTIFICATE, "").await, Err(Reason::CredentialInvalid), "it has ended");
+}
+
+#[tokio::test]
+async fn the_authorities_of_clients_may_be_others_than_those_of_servers() {
+    let model = FakeModel::saying(&["fine"]).await;
+    let stack = Stack::builder().model("demo", &model).mutual_tls().start().await;
+    let clients = Authority::default();
+    let theirs = clients.issue(stack.dir.path(), "client");
+    let config = stack.instance_config.clone();
+    let tls = config.tls.clone().map(|tls| TlsConfig { client_ca_file: theirs.ca_file.clone(), ..tls });
+    let config = instance_svc::config::InstanceConfig { tls, ..config };
+    let replica = instance_svc::app::App::build(config, std::sync::Arc::new(stack.clock.clone())).await.unwrap();
+    let ask = async |config: &TlsConfig| {
+        // Whoever it is, it knows the server by the server's own authority.
+        let config = TlsConfig { ca_file: Some(stack.dir.path().join("test.ca.pem")), ..config.clone() };
+        let dialer = Dialer::Known(Tls::load(&config).unwrap());
+        let mut trust = TrustServiceClient::new(stack.channel(replica.grpc, &dialer));
+        trust.get_jwks(pb::GetJwksRequest {}).await.is_ok()
+    };
+    assert!(ask(&theirs).await);
+    let of_the_servers = stack.authority.as_ref().unwrap().issue(stack.dir.path(), "eve");
+    assert!(!ask(&of_the_servers).await, "who may be a server is no client");
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_for_a_caller_who_is_passed_on_is_not_bound_to_the_gateways_certificate() {
+    let model = FakeModel::saying(&["fine"]).await;
+    let stack = Stack::builder().model("demo", &model).mutual_tls().start().await;
+    let lifecycle = Lifecycle::new(&Readiness::default());
+    let clock = std::sync::Arc::new(stack.clock.clone());
+    let link = InstanceLink::new(&stack.gateway_config.instance, &stack.dialer, clock, &lifecycle).unwrap();
+    let own = link.own_token().await.map_err(|failure| failure.reason).unwrap();
+    let passed_on = (own.token, "10.0.0.1".parse().unwrap());
+    let minted = link.exchange_for(&stack.user, "", &["feature:chat"], passed_on).await;
+    let minted = minted.map_err(|failure| failure.reason).unwrap();
+    assert!(Forge::claims(&minted.token)["cnf"].is_null());
+}
+
+#[tokio::test]
+async fn a_key_is_no_way_in_that_lets_the_last_secret_go() {
+    let (stack, _model) = stack().await;
+    let message = pb::CreateCredentialRequest {
+        principal: "admin".to_owned(),
+        purpose: pb::CredentialPurpose::Administration as i32,
+        proof: Some(pb::Proof { proof: Some(public_key(Forge::stranger())) }),
+        ..Default::default()
+    };
+    let mut principals = PrincipalServiceClient::new(stack.at_instance());
+    principals.create_credential(stack.administer(message).await).await.unwrap();
+    let message = pb::ListCredentialsRequest { principal: "admin".to_owned() };
+    let list = principals.list_credentials(stack.administer(message).await).await.unwrap().into_inner().credentials;
+    let secret = list.into_iter().find(|one| one.proof.is_none()).unwrap();
+    let request = stack.administer(pb::RevokeCredentialRequest { id: secret.id }).await;
+    assert_eq!(reason(&principals.revoke_credential(request).await.unwrap_err()), Reason::InUse);
 }
 
 #[tokio::test]
@@ -305,9 +364,26 @@ async fn a_member_of_the_fleet_is_known_by_the_token_in_a_file_that_somebody_ren
     std::fs::write(&file, format!("{}\n", workload(&stack, json!({})))).unwrap();
     let minted = link.own_token().await.map_err(|failure| failure.reason).unwrap();
     assert_eq!(Forge::claims(&minted.token)["scope"], "instance:fleet");
+    // What a removed issuer vouched for ends, also a stream that is open.
+    let hello = pb::WatchTrustRequest { replica_id: "r".to_owned(), acknowledged_sequence: 0 };
+    let said = tokio_stream::StreamExt::chain(tokio_stream::iter([hello]), tokio_stream::pending());
+    let mut trust = TrustServiceClient::new(stack.at_instance());
+    let mut feed = trust.watch_trust(Stack::request(said, &minted.token)).await.unwrap().into_inner();
+    assert!(soon("the first chunk", feed.message()).await.unwrap().is_some());
     // The same token is no person's.
     let person = exchange(&stack, &stack.dialer, JWT, &workload(&stack, json!({}))).await;
     assert_eq!(person, Err(Reason::CredentialInvalid));
+    let request = stack.administer(pb::DeleteFederatedIssuerRequest { issuer: CLUSTER.to_owned() }).await;
+    PrincipalServiceClient::new(stack.at_instance()).delete_federated_issuer(request).await.unwrap();
+    let end = async {
+        loop {
+            match feed.message().await {
+                Ok(more) => assert!(more.is_some(), "the feed ended without a word"),
+                Err(status) => return reason(&status),
+            }
+        }
+    };
+    assert_eq!(soon("the end of the feed", end).await, Reason::CredentialInvalid);
 }
 
 #[test]

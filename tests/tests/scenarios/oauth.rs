@@ -154,3 +154,22 @@ async fn metadata_names_what_is_served_and_keys_carry_an_etag() {
     assert!(keys.headers["cache-control"].to_str().unwrap().contains("max-age=300"));
     assert!(!keys.json()["keys"].as_array().unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn an_administrators_key_for_inference_asks_about_no_token() {
+    let (stack, _secret, _model) = stack().await;
+    let message = instance::CreateCredentialRequest {
+        principal: "admin".to_owned(),
+        purpose: instance::CredentialPurpose::Inference as i32,
+        ..Default::default()
+    };
+    let mut principals = PrincipalServiceClient::new(stack.at_instance());
+    let key = principals.create_credential(stack.administer(message).await).await.unwrap().into_inner().secret;
+    let token = stack.token().await;
+    let ask = async |secret: &str| {
+        let form = [("token", token.as_str())];
+        post_form(&stack.instance_http("/oauth/introspect"), Some(("admin", secret)), &form).await.json()["active"]
+            .clone()
+    };
+    assert_eq!((ask(&key).await, ask(&stack.admin).await), (false.into(), true.into()));
+}

@@ -189,8 +189,17 @@ async fn what_an_instance_revokes_of_its_own_is_refused_and_cut_and_nothing_else
     };
     assert_eq!(soon("an answer", publish(said(1 << 40, keys))).await, Ok(1 << 40));
     assert_eq!(soon("an answer", publish(said(1 << 41, vec![]))).await, Err(Reason::RequestInvalid), "no keys");
+    let long = pb::Revocation { of: Some(pb::revocation::Of::Kid("k".repeat(200))), until: u64::MAX >> 1 };
+    let keys = vec![Forge::stranger().jwk().to_string()];
+    let too_long = pb::PublishTrustRequest { sequence: 1 << 41, jwk_json: keys, revocations: vec![long] };
+    assert_eq!(soon("an answer", publish(too_long)).await, Err(Reason::RequestInvalid), "a long id");
     two.until(&other, Ok(())).await;
     assert_eq!(two.ask(&own).await, Ok(()));
+    let request = two.provider.administer(pb::ListAuditEventsRequest { limit: 1000, ..Default::default() }).await;
+    let mut audit = pb::audit_service_client::AuditServiceClient::new(two.provider.at_instance());
+    let events = audit.list_audit_events(request).await.unwrap().into_inner().events;
+    let published = events.iter().find(|event| event.action == "publish-trust").unwrap();
+    assert!(published.actor.ends_with(" customer") && published.target.starts_with("1 keys"), "{published:?}");
 
     // A member that is removed is not believed any more.
     let request = two.provider.administer(pb::DeleteFleetMemberRequest { name: "customer".to_owned() }).await;
@@ -224,4 +233,30 @@ async fn an_instance_is_added_with_what_it_is_entitled_to() {
     assert_eq!(reason(&watched.unwrap_err()), Reason::RoleMissing);
     let for_adapters = two.provider.exchange(&two.credential, "postern-adapter:default", &["model:generate"]).await;
     assert_eq!(reason(&for_adapters.unwrap_err()), Reason::AudienceDenied);
+}
+
+#[tokio::test]
+async fn news_of_other_instances_grows_as_old_as_that_of_ones_own() {
+    let model = FakeModel::saying(&["fine"]).await;
+    let provider = Stack::builder().model("demo", &model).refuse_when_stale(5).grace(0).start().await;
+    let customer = Stack::builder().issuer_url(CUSTOMER, Forge::stranger).start().await;
+    let credential = add(&provider, entitled(&customer)).await.unwrap();
+    let two = Two { provider, customer, credential, _model: model };
+    let publisher = two.publisher().await;
+    let token = Forge::stranger().sign(&two.claims(json!({})));
+    two.until(&token, Ok(())).await;
+    let Two { provider, .. } = two;
+    let Stack { instance, gateway, clock, gateway_config, .. } = provider;
+    instance.stop().await;
+    clock.advance(6);
+    let dialer = postern_runtime::grpc::Dialer::of(None).unwrap();
+    let address = PeerAddress::try_from(format!("http://{}", gateway.grpc)).unwrap();
+    let channel = postern_runtime::grpc::channel(&address, &dialer).unwrap();
+    let mut completions = gateway::completion_service_client::CompletionServiceClient::new(channel);
+    let request = Stack::request(gateway::ChatRequest { chat: Some(Stack::chat("hi")) }, &token);
+    let status = soon("an answer", completions.chat(request)).await.unwrap_err();
+    assert_eq!(reason(&status), Reason::TrustStale);
+    drop(gateway_config);
+    gateway.stop().await;
+    publisher.stop().await;
 }
