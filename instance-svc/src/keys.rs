@@ -2,7 +2,7 @@
 //! module only sealed, or as a [`Signer`].
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use aws_lc_rs::rand::SystemRandom;
@@ -20,7 +20,7 @@ use postern_token::{Algorithm, InvalidKey, PublicKey};
 use rsa::RsaPrivateKey;
 use rsa::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, SecretDocument};
 use rsa::traits::PublicKeyParts as _;
-use tokio::sync::Semaphore;
+use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
 use crate::seal::{SealError, Sealer};
@@ -123,12 +123,29 @@ impl Pair {
     }
 }
 
-/// A key in this process's memory.
+/// A key in this process's memory. Signing takes a good part of a millisecond of CPU: it is done beside the async workers, by a thread
+/// for each core, which takes one job after the other while there are any.
 pub struct LocalSigner {
-    pair: Arc<Pair>,
     public: PublicKey,
-    /// Signing takes most of a millisecond of CPU: it runs beside the async workers, as many at once as there are cores.
-    places: Semaphore,
+    jobs: mpsc::Sender<Job>,
+}
+
+/// What to sign, and where the signature goes.
+struct Job(Vec<u8>, oneshot::Sender<Result<Vec<u8>, KeyError>>);
+
+/// Jobs that wait at once; whoever has more waits to hand it in.
+const WAITING_JOBS: usize = 64;
+
+/// Signs until nobody can ask any more.
+fn work(pair: &Pair, jobs: &Mutex<mpsc::Receiver<Job>>) {
+    loop {
+        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+        let Some(Job(bytes, signed)) = job else { return };
+        // Who has gone away does not need it any more.
+        if !signed.is_closed() {
+            let _ = signed.send(pair.sign(&bytes));
+        }
+    }
 }
 
 impl LocalSigner {
@@ -141,8 +158,14 @@ impl LocalSigner {
         let sealed = record.sealed_private.as_deref().ok_or(SealError::DoesNotOpen)?;
         let pkcs8 = sealer.open(&record_name(&record.kid), sealed)?;
         let pair = Pair::read(public.algorithm(), &pkcs8)?;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self { pair: Arc::new(pair), public, places: Semaphore::new(cores) })
+        let (jobs, waiting) = mpsc::channel(WAITING_JOBS);
+        let (pair, waiting) = (Arc::new(pair), Arc::new(Mutex::new(waiting)));
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            let (pair, waiting) = (pair.clone(), waiting.clone());
+            let thread = std::thread::Builder::new().name("signer".to_owned());
+            thread.spawn(move || work(&pair, &waiting)).map_err(|_| KeyError::Sign)?;
+        }
+        Ok(Self { public, jobs })
     }
 }
 
@@ -153,9 +176,9 @@ impl Signer for LocalSigner {
     }
 
     async fn sign(&self, bytes: Vec<u8>) -> Result<Vec<u8>, KeyError> {
-        let _place = self.places.acquire().await.map_err(|_| KeyError::Sign)?;
-        let pair = self.pair.clone();
-        tokio::task::spawn_blocking(move || pair.sign(&bytes)).await.map_err(|_| KeyError::Sign)?
+        let (signed, signature) = oneshot::channel();
+        self.jobs.send(Job(bytes, signed)).await.map_err(|_| KeyError::Sign)?;
+        signature.await.map_err(|_| KeyError::Sign)?
     }
 }
 

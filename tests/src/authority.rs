@@ -1,8 +1,10 @@
 //! A certificate authority of a test's own.
 
 use std::path::Path;
+use std::time::Duration;
 
 use postern_runtime::tls::TlsConfig;
+use postern_runtime::{Clock as _, SystemClock};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 
 /// How long certificates live, in seconds.
@@ -39,8 +41,8 @@ impl Authority {
         let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
         params.subject_alt_names.push(SanType::URI(Self::identity(name).try_into().unwrap()));
         // Long enough for every test, and not for ever.
-        params.not_after =
-            params.not_before.max(std::time::SystemTime::now().into()) + std::time::Duration::from_secs(DAY);
+        let days = u32::try_from(SystemClock.now() / DAY + 2).unwrap();
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(DAY) * days;
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let path = |kind: &str| dir.join(format!("{name}.{kind}.pem"));
         std::fs::write(path("cert"), certificate.pem()).unwrap();

@@ -21,7 +21,7 @@ use crate::auth::refused;
 use crate::clock::Clock;
 
 /// Verified tokens to remember.
-const REMEMBERED_TOKENS: u64 = 50_000;
+const REMEMBERED_TOKENS: usize = 50_000;
 /// When to try again while there are no keys, or no fresh ones.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -52,7 +52,7 @@ struct Shared {
     /// What other instances say of their own tokens, by issuer.
     their_revocations: RwLock<BTreeMap<String, Revocations>>,
     issuers: Mutex<Issuers>,
-    passed: moka::sync::Cache<[u8; 32], Arc<Verified>>,
+    passed: quick_cache::sync::Cache<[u8; 32], Arc<Verified>>,
     clock: Arc<dyn Clock>,
     revoked: watch::Sender<u64>,
     /// Milliseconds of boottime at the instance's last word; 0 before the first.
@@ -97,7 +97,7 @@ impl Verifier {
             revocations: RwLock::default(),
             their_revocations: RwLock::default(),
             issuers: Mutex::default(),
-            passed: moka::sync::Cache::builder().max_capacity(REMEMBERED_TOKENS).build(),
+            passed: quick_cache::sync::Cache::new(REMEMBERED_TOKENS),
             clock,
             revoked: watch::channel(0).0,
             heard: AtomicU64::new(0),
@@ -183,7 +183,7 @@ impl Verifier {
         self.shared.table.store(Arc::new(TrustTable::new(all)));
         // Under the lock, so that no older table can be stored after this one. What was verified under a key that is no longer
         // there is forgotten with everything else.
-        self.shared.passed.invalidate_all();
+        self.shared.passed.clear();
     }
 
     fn issuers(&self) -> MutexGuard<'_, Issuers> {
@@ -237,7 +237,7 @@ impl Verifier {
             }
         };
         if verified.has_expired(self.shared.clock.now()) {
-            self.shared.passed.invalidate(&hash);
+            drop(self.shared.passed.remove(&hash));
             return Err(refused(TokenError::Expired));
         }
         self.judge(&verified)?;

@@ -1,6 +1,7 @@
 //! What a token says (RFC 9068 §2.2), and what is wrong with one that is refused.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::strict_json;
 
@@ -63,6 +64,7 @@ pub enum Realm {
 
 /// Who acts for the subject (RFC 8693 §4.1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Actor {
     /// The actor's id.
     pub sub: String,
@@ -70,6 +72,7 @@ pub struct Actor {
 
 /// What the token is bound to (RFC 7800).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Confirmation {
     /// The SHA-256 of the client's certificate, base64url (RFC 8705 §3.1).
     #[serde(rename = "x5t#S256", default, skip_serializing_if = "Option::is_none")]
@@ -78,6 +81,7 @@ pub struct Confirmation {
 
 /// The claims of an access token. Times are seconds since 1970 (RFC 7519 §2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Claims {
     /// The issuer's URL.
     pub iss: String,
@@ -120,15 +124,52 @@ pub struct Claims {
     pub cnf: Option<Confirmation>,
 }
 
+/// The members of [`Claims`].
+const KNOWN: [&str; 15] = [
+    "iss",
+    "sub",
+    "aud",
+    "exp",
+    "nbf",
+    "iat",
+    "jti",
+    "client_id",
+    "scope",
+    "postern_instance",
+    "postern_realm",
+    "postern_credential",
+    "postern_groups",
+    "act",
+    "cnf",
+];
+
 /// No time claim beyond this is meant seriously (the year 36812), and sums of two stay far from overflow.
 const MAX_TIME: u64 = 1 << 40;
 
 impl Claims {
     /// Reads the claims strictly.
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, TokenError> {
-        let text = strict_json::checked_object(bytes).ok_or(TokenError::Malformed)?;
-        let claims: Self = serde_json::from_str(text).map_err(|_| TokenError::ClaimsInvalid)?;
+        // An instance's own tokens hold these members and no others, each once: then one reading is strict by itself.
+        // A list of the right values in the right order is none: only an object says which is which.
+        let alone = match bytes.trim_ascii_start().first() {
+            Some(b'{') => serde_json::from_slice(bytes).ok(),
+            _ => None,
+        };
+        let claims = alone.map_or_else(|| Self::read_among_others(bytes), Ok)?;
         claims.is_sound().then_some(claims).ok_or(TokenError::ClaimsInvalid)
+    }
+
+    /// Reads the claims of a token that says more, as those of other issuers do: what is not known here is passed over, once the whole
+    /// has been found to read one way only.
+    fn read_among_others(bytes: &[u8]) -> Result<Self, TokenError> {
+        let mut members = strict_json::object(bytes).ok_or(TokenError::Malformed)?;
+        members.retain(|name, _| KNOWN.contains(&name.as_str()));
+        for (name, known) in [("act", "sub"), ("cnf", "x5t#S256")] {
+            if let Some(Value::Object(inner)) = members.get_mut(name) {
+                inner.retain(|name, _| name == known);
+            }
+        }
+        serde_json::from_value(Value::Object(members)).map_err(|_| TokenError::ClaimsInvalid)
     }
 
     fn is_sound(&self) -> bool {
@@ -164,5 +205,47 @@ impl Claims {
 /// Whether a text holds control characters, which could forge a second scope, header or log line.
 #[must_use]
 pub fn has_control(text: &str) -> bool {
-    text.chars().any(char::is_control)
+    match text.is_ascii() {
+        true => text.bytes().any(|byte| byte.is_ascii_control()),
+        false => text.chars().any(char::is_control),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn whole() -> Value {
+        json!({
+            "iss": "i", "sub": "s", "aud": "a", "exp": 2, "nbf": 0, "iat": 1, "jti": "j", "client_id": "c", "scope": "x",
+            "postern_instance": "n", "postern_realm": "managed", "postern_credential": "d", "postern_groups": ["g"],
+            "act": { "sub": "t" }, "cnf": { "x5t#S256": "h" },
+        })
+    }
+
+    #[test]
+    fn claims_read_the_same_alone_and_among_others() {
+        let alone = Claims::read(whole().to_string().as_bytes()).unwrap();
+        // Each member is known by both ways of reading.
+        assert_eq!(serde_json::to_value(&alone).unwrap(), whole());
+        assert!(whole().as_object().unwrap().keys().all(|name| KNOWN.contains(&name.as_str())));
+        assert_eq!(whole().as_object().unwrap().len(), KNOWN.len());
+        let mut among = whole();
+        among["groups"] = json!([{ "display": "x" }]);
+        among["act"]["iss"] = "who".into();
+        among["cnf"]["jkt"] = "k".into();
+        assert_eq!(Claims::read(among.to_string().as_bytes()), Ok(alone));
+        for text in [
+            whole().to_string().replacen("{", r#"{"sub":"other","#, 1),
+            whole().to_string().replacen("{", r#"{"x":1,"x":2,"#, 1),
+            whole().to_string().replacen(r#""act":{"#, r#""act":{"sub":"u","#, 1),
+            format!("{} x", whole()),
+            format!("[{}]", whole()),
+        ] {
+            assert_eq!(Claims::read(text.as_bytes()), Err(TokenError::Malformed), "{text}");
+        }
+        let values: Vec<_> = KNOWN.iter().map(|name| whole()[*name].clone()).collect();
+        assert!(Claims::read(json!(values).to_string().as_bytes()).is_err(), "a list is no object");
+    }
 }
