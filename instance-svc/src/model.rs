@@ -51,7 +51,7 @@ pub struct EndpointSpec {
 }
 
 /// The providers that adapters offer.
-const PROVIDERS: [&str; 1] = ["openai"];
+const PROVIDERS: [&str; 6] = ["openai", "azure_openai", "mistral", "anthropic", "gemini", "ollama"];
 const MAX_ENDPOINTS: usize = 16;
 const MAX_NETWORKS: usize = 256;
 

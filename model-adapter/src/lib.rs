@@ -10,7 +10,7 @@ mod endpoints;
 mod feed;
 mod guard;
 mod probe;
-mod provider;
+pub mod provider;
 mod service;
 mod upstream;
 

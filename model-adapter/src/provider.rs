@@ -1,6 +1,12 @@
 //! The wire formats. A provider turns a generation into an HTTP request and the answer's bytes into events; it does no I/O.
 
-pub mod openai;
+mod anthropic;
+mod emit;
+mod error;
+mod gemini;
+mod ollama;
+mod openai;
+mod say;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -22,7 +28,7 @@ pub struct Target<'a> {
 /// An HTTP request to an endpoint.
 pub struct Call {
     /// After the endpoint's base URL, with a leading slash.
-    pub path: &'static str,
+    pub path: String,
     /// Beside content type and accept.
     pub headers: HeaderMap,
     /// The JSON body; empty for GET.
@@ -30,16 +36,40 @@ pub struct Call {
     /// What was dropped or translated.
     pub warnings: Vec<String>,
     /// What the answer will look like.
-    pub kind: AnswerKind,
+    pub api: Api,
 }
 
-/// What an answer looks like.
+/// An API, which is the shape of its answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AnswerKind {
-    /// A conversation's.
+pub enum Api {
+    /// OpenAI's chat completions.
     Chat,
-    /// A raw completion's.
-    Raw,
+    /// OpenAI's completions.
+    Completions,
+    /// Anthropic's messages.
+    Messages,
+    /// Gemini's content.
+    GenerateContent,
+    /// Ollama's chat.
+    OllamaChat,
+    /// Ollama's raw completion.
+    OllamaGenerate,
+}
+
+impl Api {
+    /// The API of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "chat" => Self::Chat,
+            "completions" => Self::Completions,
+            "messages" => Self::Messages,
+            "generate_content" => Self::GenerateContent,
+            "ollama_chat" => Self::OllamaChat,
+            "ollama_generate" => Self::OllamaGenerate,
+            _ => return None,
+        })
+    }
 }
 
 /// Turns the body of a streamed answer into events.
@@ -65,6 +95,9 @@ pub trait Provider: Send + Sync {
     /// The name in a model's settings.
     fn name(&self) -> &'static str;
 
+    /// The APIs whose answers it reads.
+    fn apis(&self) -> &'static [Api];
+
     /// The request for a generation.
     ///
     /// # Errors
@@ -78,21 +111,30 @@ pub trait Provider: Send + Sync {
     fn list_models(&self, target: &Target<'_>) -> Result<Call, Failure>;
 
     /// Reads a streamed answer.
-    fn stream_decoder(&self, kind: AnswerKind) -> Box<dyn StreamDecoder>;
+    fn stream_decoder(&self, api: Api) -> Box<dyn StreamDecoder>;
 
     /// Reads an answer that came in one piece.
     ///
     /// # Errors
     /// MODEL_ANSWER_INVALID, or the error that the body holds.
-    fn read(&self, kind: AnswerKind, body: &[u8]) -> Result<Completion, Failure>;
+    fn read(&self, api: Api, body: &[u8]) -> Result<Completion, Failure>;
 
     /// Reads an answer whose status says that it failed.
-    fn read_error(&self, status: http::StatusCode, body: &[u8]) -> Failure;
+    fn read_error(&self, status: http::StatusCode, body: &[u8]) -> Failure {
+        error::from_status(status, body)
+    }
 }
 
 /// The provider of this name. Adding one is its folder and a line here.
 #[must_use]
 pub fn by_name(name: &str) -> Option<&'static dyn Provider> {
-    const ALL: &[&dyn Provider] = &[&openai::OpenAi];
+    const ALL: &[&dyn Provider] = &[
+        &openai::OPENAI,
+        &openai::AZURE_OPENAI,
+        &openai::MISTRAL,
+        &anthropic::Anthropic,
+        &gemini::Gemini,
+        &ollama::Ollama,
+    ];
     ALL.iter().copied().find(|provider| provider.name() == name)
 }

@@ -22,7 +22,7 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use crate::endpoints::{Endpoint, Endpoints};
-use crate::provider::{AnswerKind, StreamDecoder};
+use crate::provider::{Api, StreamDecoder};
 use crate::upstream;
 
 /// The service.
@@ -49,7 +49,7 @@ impl Models {
         let endpoint = self.endpoint(&generation)?;
         let call = endpoint.provider.call(&endpoint.target(), &generation, true)?;
         tracing::info!(model.name = endpoint.model, endpoint.id = endpoint.id, "calling the model");
-        let (kind, warnings) = (call.kind, call.warnings.clone());
+        let (kind, warnings) = (call.api, call.warnings.clone());
         let response = upstream::send(&endpoint, call, id, self.clock.now()).await?;
         let content_type =
             response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -62,7 +62,7 @@ impl Models {
             endpoint,
         };
         match media_type.as_str() {
-            "text/event-stream" => {
+            "text/event-stream" | "application/x-ndjson" => {
                 let decoder = answer.endpoint.provider.stream_decoder(kind);
                 answer.rest = Some(Rest { body: response.into_body(), decoder });
             }
@@ -80,7 +80,7 @@ impl Models {
         Ok(answer)
     }
 
-    async fn read(&self, endpoint: &Endpoint, kind: AnswerKind, body: Incoming) -> Result<Completion, Failure> {
+    async fn read(&self, endpoint: &Endpoint, kind: Api, body: Incoming) -> Result<Completion, Failure> {
         let body = upstream::read_all(body).await?;
         endpoint.provider.read(kind, &body).map_err(|failure| upstream::scrubbed(endpoint, failure))
     }
@@ -92,7 +92,7 @@ impl Models {
     ) -> Result<Completion, Failure> {
         let endpoint = self.endpoint(&generation)?;
         let call = endpoint.provider.call(&endpoint.target(), &generation, false)?;
-        let (kind, warnings) = (call.kind, call.warnings.clone());
+        let (kind, warnings) = (call.api, call.warnings.clone());
         let response = upstream::send(&endpoint, call, id, self.clock.now()).await?;
         let answer = self.read(&endpoint, kind, response.into_body()).await?;
         Ok(Completion { model: endpoint.model.clone(), warnings, ..answer })

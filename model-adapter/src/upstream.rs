@@ -31,12 +31,14 @@ pub async fn send(endpoint: &Endpoint, call: Call, id: &RequestId, now: u64) -> 
     let method = if call.body.is_empty() { Method::GET } else { Method::POST };
     let mut request = Request::builder()
         .method(method)
-        .uri(endpoint.url(call.path)?)
+        .uri(endpoint.url(&call.path)?)
         .body(Full::new(call.body))
         .map_err(Failure::internal)?;
     *request.headers_mut() = call.headers;
     request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+    request
+        .headers_mut()
+        .insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream, application/x-ndjson"));
     request.headers_mut().insert(request_id::HEADER, id.header_value());
     request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(concat!("postern/", env!("CARGO_PKG_VERSION"))));
     let response = endpoint.client.request(request).await.map_err(|error| unreachable(&error))?;

@@ -7,6 +7,7 @@ mod fake_model;
 mod forge;
 pub mod fuzz;
 mod http_client;
+pub mod replay;
 mod stack;
 
 pub use authority::Authority;

@@ -1,68 +1,101 @@
-//! The OpenAI API (<https://platform.openai.com/docs/api-reference>) and the many servers that speak it: chat completions
+//! The OpenAI API (<https://platform.openai.com/docs/api-reference>) and those that speak it, each with its own ways: chat completions
 //! and completions, streamed and not.
 
-mod error;
 mod request;
 mod response;
 mod stream;
 
 use bytes::Bytes;
-use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::header::{AUTHORIZATION, HeaderName};
 use postern_proto::Failure;
 use postern_proto::completion::v1::Completion;
 use postern_proto::model::v1::Generation;
-use secrecy::ExposeSecret as _;
 
-use super::{AnswerKind, Call, Provider, StreamDecoder, Target};
+use super::{Api, Call, Provider, StreamDecoder, Target, say};
 
-/// The provider.
-pub struct OpenAi;
+/// A provider of this API.
+pub struct OpenAi {
+    name: &'static str,
+    dialect: Dialect,
+}
 
-impl Provider for OpenAi {
-    fn name(&self) -> &'static str {
-        "openai"
+/// Whose ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    /// OpenAI's, and those of the servers that follow it closely.
+    OpenAi,
+    /// Azure OpenAI (<https://learn.microsoft.com/azure/ai-foundry/openai/reference>): the model is a deployment in the path.
+    Azure,
+    /// Mistral (<https://docs.mistral.ai/api>), which refuses members that it does not know.
+    Mistral,
+}
+
+/// OpenAI, llama.cpp, vLLM, Ollama and the many others.
+pub const OPENAI: OpenAi = OpenAi { name: "openai", dialect: Dialect::OpenAi };
+/// Azure OpenAI.
+pub const AZURE_OPENAI: OpenAi = OpenAi { name: "azure_openai", dialect: Dialect::Azure };
+/// Mistral.
+pub const MISTRAL: OpenAi = OpenAi { name: "mistral", dialect: Dialect::Mistral };
+
+/// The version of Azure's API that is spoken.
+const AZURE_VERSION: &str = "2024-10-21";
+
+impl OpenAi {
+    fn path(&self, target: &Target<'_>, path: &str) -> String {
+        match self.dialect {
+            Dialect::OpenAi | Dialect::Mistral => path.to_owned(),
+            Dialect::Azure => {
+                let deployment = say::segment(target.identifier);
+                format!("/openai/deployments/{deployment}{path}?api-version={AZURE_VERSION}")
+            }
+        }
     }
 
-    fn call(&self, target: &Target<'_>, generation: &Generation, stream: bool) -> Result<Call, Failure> {
-        let (kind, body) = request::body(target.identifier, generation, stream)?;
-        let path = match kind {
-            AnswerKind::Chat => "/chat/completions",
-            AnswerKind::Raw => "/completions",
-        };
-        Ok(Call { path, headers: headers(target)?, body, warnings: Vec::new(), kind })
-    }
-
-    fn list_models(&self, target: &Target<'_>) -> Result<Call, Failure> {
-        Ok(Call {
-            path: "/models",
-            headers: headers(target)?,
-            body: Bytes::new(),
-            warnings: Vec::new(),
-            kind: AnswerKind::Raw,
-        })
-    }
-
-    fn stream_decoder(&self, _: AnswerKind) -> Box<dyn StreamDecoder> {
-        Box::new(stream::Decoder::default())
-    }
-
-    fn read(&self, _: AnswerKind, body: &[u8]) -> Result<Completion, Failure> {
-        response::read(body)
-    }
-
-    fn read_error(&self, status: StatusCode, body: &[u8]) -> Failure {
-        error::from_status(status, body)
+    fn headers(&self, target: &Target<'_>) -> Result<http::HeaderMap, Failure> {
+        match self.dialect {
+            Dialect::OpenAi | Dialect::Mistral => say::headers(AUTHORIZATION, "Bearer ", target.api_key),
+            Dialect::Azure => say::headers(HeaderName::from_static("api-key"), "", target.api_key),
+        }
     }
 }
 
-fn headers(target: &Target<'_>) -> Result<HeaderMap, Failure> {
-    let mut headers = HeaderMap::new();
-    if let Some(key) = target.api_key {
-        let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret()))
-            .map_err(|_| Failure::internal("the API key is not a header's value"))?;
-        value.set_sensitive(true);
-        headers.insert(AUTHORIZATION, value);
+impl Provider for OpenAi {
+    fn name(&self) -> &'static str {
+        self.name
     }
-    Ok(headers)
+
+    fn apis(&self) -> &'static [Api] {
+        &[Api::Chat, Api::Completions]
+    }
+
+    fn call(&self, target: &Target<'_>, generation: &Generation, stream: bool) -> Result<Call, Failure> {
+        let (api, body, warnings) = request::body(target.identifier, generation, stream, self.dialect)?;
+        let path = match api {
+            Api::Completions => "/completions",
+            _ => "/chat/completions",
+        };
+        Ok(Call { path: self.path(target, path), headers: self.headers(target)?, body, warnings, api })
+    }
+
+    fn list_models(&self, target: &Target<'_>) -> Result<Call, Failure> {
+        let path = match self.dialect {
+            Dialect::OpenAi | Dialect::Mistral => "/models".to_owned(),
+            Dialect::Azure => format!("/openai/models?api-version={AZURE_VERSION}"),
+        };
+        Ok(Call {
+            path,
+            headers: self.headers(target)?,
+            body: Bytes::new(),
+            warnings: Vec::new(),
+            api: Api::Completions,
+        })
+    }
+
+    fn stream_decoder(&self, _: Api) -> Box<dyn StreamDecoder> {
+        Box::new(stream::Decoder::default())
+    }
+
+    fn read(&self, _: Api, body: &[u8]) -> Result<Completion, Failure> {
+        response::read(body)
+    }
 }

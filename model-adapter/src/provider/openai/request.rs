@@ -9,31 +9,56 @@ use postern_proto::completion::v1::{
 use postern_proto::model::v1::{ChatPrompt, Generation, RawPrompt, generation};
 use serde_json::{Map, Value, json};
 
-use super::AnswerKind;
+use super::{Api, Dialect};
+use crate::provider::say::{Dropped, json_text};
 
 /// The JSON body and what kind of answer it asks for.
-pub(super) fn body(identifier: &str, generation: &Generation, stream: bool) -> Result<(AnswerKind, Bytes), Failure> {
+pub(super) fn body(
+    identifier: &str,
+    generation: &Generation,
+    stream: bool,
+    dialect: Dialect,
+) -> Result<(Api, Bytes, Vec<String>), Failure> {
     let mut body = Map::new();
     body.insert("model".to_owned(), identifier.into());
     let kind = match &generation.prompt {
         Some(generation::Prompt::Chat(chat)) => {
             add_chat(&mut body, chat)?;
-            AnswerKind::Chat
+            Api::Chat
         }
         Some(generation::Prompt::Raw(RawPrompt { text })) => {
             body.insert("prompt".to_owned(), text.as_str().into());
-            AnswerKind::Raw
+            Api::Completions
         }
         None => return Err(Failure::field("generation.prompt", "is missing")),
     };
     if stream {
         body.insert("stream".to_owned(), true.into());
-        body.insert("stream_options".to_owned(), json!({ "include_usage": true }));
+        // Mistral sends usage by itself, and refuses what it does not know.
+        if dialect != Dialect::Mistral {
+            body.insert("stream_options".to_owned(), json!({ "include_usage": true }));
+        }
     }
     if let Some(parameters) = &generation.parameters {
         add_parameters(&mut body, parameters)?;
     }
-    Ok((kind, serde_json::to_vec(&body).map_err(Failure::internal)?.into()))
+    let warnings = if dialect == Dialect::Mistral { as_mistral(&mut body) } else { Vec::new() };
+    Ok((kind, serde_json::to_vec(&body).map_err(Failure::internal)?.into(), warnings))
+}
+
+/// Mistral's names, without what it has none for.
+fn as_mistral(body: &mut Map<String, Value>) -> Vec<String> {
+    if let Some(seed) = body.remove("seed") {
+        body.insert("random_seed".to_owned(), seed);
+    }
+    if body.get("tool_choice").is_some_and(|choice| choice == "required") {
+        body.insert("tool_choice".to_owned(), "any".into());
+    }
+    let mut dropped = Dropped::of("mistral");
+    for name in ["user", "top_k", "reasoning_effort"] {
+        dropped.parameter(name, body.remove(name).is_some());
+    }
+    dropped.warnings
 }
 
 fn add_chat(body: &mut Map<String, Value>, chat: &ChatPrompt) -> Result<(), Failure> {
@@ -112,10 +137,6 @@ fn part(part: &ContentPart) -> Result<Value, Failure> {
 fn tool_call(call: &ToolCall) -> Value {
     let ToolCall { id, name, arguments_json } = call;
     json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments_json } })
-}
-
-fn json_text(field: &str, text: &str) -> Result<Value, Failure> {
-    serde_json::from_str(text).map_err(|error| Failure::field(field, format!("is not JSON: {error}")))
 }
 
 fn tool(tool: &Tool) -> Result<Value, Failure> {
@@ -240,7 +261,7 @@ mod tests {
     use super::*;
 
     fn sent(generation: Generation, stream: bool) -> Result<Value, Failure> {
-        let (_, bytes) = body("served-name", &generation, stream)?;
+        let (_, bytes, _) = body("served-name", &generation, stream, Dialect::OpenAi)?;
         Ok(serde_json::from_slice(&bytes).unwrap())
     }
 

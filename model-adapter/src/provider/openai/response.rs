@@ -5,10 +5,8 @@ use postern_proto::{Blame, Failure, Reason};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::error;
-
-/// Choices or tool calls in one answer; more is a fault.
-pub(super) const MAX_PARTS: usize = 128;
+use crate::provider::emit::{MAX_PARTS, absent_usage, invalid};
+use crate::provider::error;
 
 #[derive(Deserialize)]
 struct Answer {
@@ -25,11 +23,47 @@ struct AnswerChoice {
 
 #[derive(Deserialize)]
 struct AnswerMessage {
-    content: Option<String>,
+    #[serde(default, deserialize_with = "content")]
+    content: Content,
     refusal: Option<String>,
     reasoning_content: Option<String>,
     reasoning: Option<String>,
     tool_calls: Option<Vec<AnswerToolCall>>,
+}
+
+/// What a message says, which some servers write as a list of parts (Mistral's reasoning models, for one).
+#[derive(Default)]
+pub(super) struct Content {
+    pub(super) text: String,
+    pub(super) reasoning: String,
+}
+
+pub(super) fn content<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Content, D::Error> {
+    let mut content = Content::default();
+    match Value::deserialize(deserializer)? {
+        Value::Null => {}
+        Value::String(text) => content.text = text,
+        Value::Array(parts) => {
+            for part in &parts {
+                let text = |of: &Value| of["text"].as_str().unwrap_or_default().to_owned();
+                match part["type"].as_str() {
+                    Some("thinking") => match &part["thinking"] {
+                        Value::String(thought) => content.reasoning.push_str(thought),
+                        thoughts => {
+                            thoughts
+                                .as_array()
+                                .into_iter()
+                                .flatten()
+                                .for_each(|one| content.reasoning.push_str(&text(one)));
+                        }
+                    },
+                    _ => content.text.push_str(&text(part)),
+                }
+            }
+        }
+        other => return Err(serde::de::Error::custom(format!("content is {other}"))),
+    }
+    Ok(content)
 }
 
 #[derive(Deserialize)]
@@ -76,26 +110,14 @@ impl From<WireUsage> for Usage {
     }
 }
 
-/// Nobody said what it cost.
-pub(super) fn absent_usage() -> Usage {
-    Usage { provenance: UsageProvenance::Absent as i32, ..Usage::default() }
-}
-
 pub(super) fn finish_reason(text: &str) -> FinishReason {
     match text {
         "stop" | "eos_token" | "stop_sequence" => FinishReason::Stop,
-        "length" => FinishReason::Length,
+        "length" | "model_length" => FinishReason::Length,
         "tool_calls" | "function_call" => FinishReason::ToolCalls,
         "content_filter" => FinishReason::ContentFilter,
         _ => FinishReason::Other,
     }
-}
-
-/// What came is no answer.
-pub(super) fn invalid(detail: impl std::fmt::Display) -> Failure {
-    Failure::new(Reason::ModelAnswerInvalid, "the model's server sent something that is not an answer")
-        .with_blame(Blame::Upstream)
-        .with_detail(detail)
 }
 
 /// The text of the first of these that has one.
@@ -127,8 +149,9 @@ fn choice(choice: AnswerChoice) -> Result<Choice, Failure> {
     match choice.message {
         None => answer.text = choice.text.ok_or_else(|| invalid("a choice without a message or text"))?,
         Some(message) => {
-            answer.text = first_text([message.content, message.refusal]);
-            answer.reasoning = first_text([message.reasoning_content, message.reasoning]);
+            answer.text = first_text([Some(message.content.text), message.refusal]);
+            let thought = Some(message.content.reasoning);
+            answer.reasoning = first_text([message.reasoning_content, message.reasoning, thought]);
             let calls = message.tool_calls.unwrap_or_default();
             if calls.len() > MAX_PARTS {
                 return Err(invalid("too many tool calls"));

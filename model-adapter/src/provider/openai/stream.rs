@@ -5,17 +5,16 @@
 
 use std::borrow::Cow;
 
-use postern_proto::completion::v1::{
-    CompletionEvent, Delta, End, FinishReason, ToolCallFragment, Usage, completion_event, delta,
-};
-use postern_proto::{Blame, Failure, Reason};
+use postern_proto::Failure;
+use postern_proto::completion::v1::{CompletionEvent, FinishReason, ToolCallFragment, Usage};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::error;
-use super::response::{MAX_PARTS, WireUsage, absent_usage, finish_reason, invalid};
+use super::response::{Content, WireUsage, content, finish_reason};
 use crate::decode::sse;
 use crate::provider::StreamDecoder;
+use crate::provider::emit::{self, MAX_PARTS, fault, invalid, truncated};
+use crate::provider::error;
 
 #[derive(Deserialize)]
 struct Chunk<'a> {
@@ -38,8 +37,8 @@ struct ChunkChoice<'a> {
 
 #[derive(Deserialize)]
 struct ChunkDelta<'a> {
-    #[serde(borrow)]
-    content: Option<Cow<'a, str>>,
+    #[serde(default, deserialize_with = "content")]
+    content: Content,
     #[serde(borrow)]
     refusal: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -98,18 +97,6 @@ impl StreamDecoder for Decoder {
     }
 }
 
-fn fault(fault: sse::Fault) -> Failure {
-    match fault {
-        sse::Fault::TooLarge => invalid("an event is too large"),
-        sse::Fault::NotText => invalid("an event is not UTF-8"),
-    }
-}
-
-fn truncated() -> Failure {
-    Failure::new(Reason::ModelStreamTruncated, "the model's answer broke off before its end")
-        .with_blame(Blame::Upstream)
-}
-
 impl Decoder {
     fn take(&mut self, data: &str, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
         if self.done {
@@ -143,24 +130,15 @@ impl Decoder {
         if self.finished.len() <= index {
             self.finished.resize(index + 1, None);
         }
-        let mut push = |delta| {
-            let choice_index = u32::try_from(index).unwrap_or(u32::MAX);
-            let event = completion_event::Event::Delta(Delta { choice_index, delta: Some(delta) });
-            out.push(CompletionEvent { event: Some(event) });
-        };
         let filled = |text: Option<Cow<'_, str>>| text.filter(|text| !text.is_empty()).map(Cow::into_owned);
-        if let Some(text) = filled(choice.text) {
-            push(delta::Delta::Text(text));
-        }
+        emit::text(out, index, filled(choice.text).unwrap_or_default());
         if let Some(delta) = choice.delta {
-            if let Some(text) = filled(delta.reasoning_content).or(filled(delta.reasoning)) {
-                push(delta::Delta::Reasoning(text));
-            }
-            if let Some(text) = filled(delta.content).or(filled(delta.refusal)) {
-                push(delta::Delta::Text(text));
-            }
+            let Content { text, reasoning } = delta.content;
+            let thought = filled(delta.reasoning_content).or(filled(delta.reasoning)).unwrap_or(reasoning);
+            emit::reasoning(out, index, thought);
+            emit::text(out, index, if text.is_empty() { filled(delta.refusal).unwrap_or_default() } else { text });
             for (position, call) in delta.tool_calls.unwrap_or_default().into_iter().enumerate() {
-                push(delta::Delta::ToolCall(fragment(position, call)));
+                emit::tool_call(out, index, fragment(position, call));
             }
         }
         if let Some(reason) = choice.finish_reason {
@@ -170,15 +148,10 @@ impl Decoder {
     }
 
     fn end(&mut self, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
-        let reasons: Option<Vec<i32>> = self.finished.iter().map(|reason| reason.map(|reason| reason as i32)).collect();
-        let Some(reasons) = reasons.filter(|reasons| !reasons.is_empty()) else {
-            return Err(truncated());
-        };
+        let reasons: Option<Vec<FinishReason>> = self.finished.iter().copied().collect();
+        let reasons = reasons.filter(|reasons| !reasons.is_empty()).ok_or_else(truncated)?;
         self.done = true;
-        let usage = self.usage.take().unwrap_or_else(absent_usage);
-        out.push(CompletionEvent { event: Some(completion_event::Event::Usage(usage)) });
-        let end = End { finish_reason: reasons[0], choices: if reasons.len() > 1 { reasons } else { Vec::new() } };
-        out.push(CompletionEvent { event: Some(completion_event::Event::End(end)) });
+        emit::end(out, self.usage.take(), &reasons);
         Ok(())
     }
 }

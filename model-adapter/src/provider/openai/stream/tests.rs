@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use postern_proto::Reason;
+use postern_proto::completion::v1::{End, completion_event, delta};
 
 /// As llama.cpp's server sends it: two events in one read, a role delta with null content, usage in a chunk of its own.
 const RECORDED: &str = concat!(
@@ -137,7 +139,7 @@ fn tool_calls_reasoning_and_choices_keep_their_places() {
     assert_eq!((read.calls[0].1.as_str(), read.calls[0].2.as_str(), arguments.as_str()), ("c1", "f", r#"{"a":1}"#));
     let (first, second) = (FinishReason::ToolCalls as i32, FinishReason::Length as i32);
     assert_eq!(read.end, Some(End { finish_reason: first, choices: vec![first, second] }));
-    assert_eq!(read.usage, Some(absent_usage()));
+    assert_eq!(read.usage, Some(emit::absent_usage()));
 }
 
 #[test]

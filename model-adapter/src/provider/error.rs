@@ -8,14 +8,14 @@ use serde_json::Value;
 const MAX_WORDS: usize = 8 * 1024;
 
 /// A failure of a status and a body.
-pub(super) fn from_status(status: StatusCode, body: &[u8]) -> Failure {
+pub fn from_status(status: StatusCode, body: &[u8]) -> Failure {
     let parsed: Option<Value> = serde_json::from_slice(body).ok();
     let error = parsed.as_ref().map(|value| value.get("error").unwrap_or(value));
     from_parts(status.as_u16(), error)
 }
 
 /// A failure of an error object that came under status 200 or inside a stream. Its own code counts when it has one.
-pub(super) fn from_object(error: &Value) -> Failure {
+pub fn from_object(error: &Value) -> Failure {
     let status = error.get("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
     from_parts(status.filter(|code| (400..600).contains(code)).unwrap_or(500), Some(error))
 }

@@ -1,0 +1,192 @@
+//! What comes back: one message, or events that make one up. A streamed answer is complete with `message_stop` after a stop reason.
+
+use postern_proto::Failure;
+use postern_proto::completion::v1::{
+    Completion, CompletionEvent, FinishReason, ToolCall, ToolCallFragment, Usage, UsageProvenance,
+};
+use serde_json::{Map, Value};
+
+use crate::decode::sse;
+use crate::provider::emit::{self, MAX_PARTS, TakeEvent, invalid, truncated};
+use crate::provider::error;
+
+fn finish_reason(text: &str) -> FinishReason {
+    match text {
+        "end_turn" | "stop_sequence" => FinishReason::Stop,
+        "max_tokens" | "model_context_window_exceeded" => FinishReason::Length,
+        "tool_use" => FinishReason::ToolCalls,
+        "refusal" => FinishReason::ContentFilter,
+        _ => FinishReason::Other,
+    }
+}
+
+/// Takes over what is said of usage; counts in a stream are of all that came so far.
+fn take_usage(usage: &mut Usage, said: &Value) {
+    let count = |name: &str| said[name].as_u64();
+    usage.provenance = UsageProvenance::Reported as i32;
+    usage.input_tokens = count("input_tokens").or(usage.input_tokens);
+    usage.output_tokens = count("output_tokens").or(usage.output_tokens);
+    usage.cached_input_tokens = count("cache_read_input_tokens").or(usage.cached_input_tokens);
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_default()
+}
+
+/// A message in one piece.
+pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
+    let message: Value = serde_json::from_slice(body).map_err(|error| invalid(format_args!("not JSON: {error}")))?;
+    if text(&message, "type") == "error" || message["error"].is_object() {
+        return Err(error::from_object(&message["error"]));
+    }
+    let content = message["content"].as_array().ok_or_else(|| invalid("no content"))?;
+    let reason = message["stop_reason"].as_str().ok_or_else(truncated)?;
+    let (mut said, mut thought, mut calls) = (String::new(), String::new(), Vec::new());
+    for block in content {
+        match text(block, "type") {
+            "text" => said.push_str(text(block, "text")),
+            "thinking" => thought.push_str(text(block, "thinking")),
+            "tool_use" => calls.push(ToolCall {
+                id: text(block, "id").to_owned(),
+                name: text(block, "name").to_owned(),
+                arguments_json: arguments(&block["input"]),
+            }),
+            // Tools that the vendor runs itself, and blocks of later versions.
+            _ => {}
+        }
+    }
+    let mut usage = Usage::default();
+    take_usage(&mut usage, &message["usage"]);
+    Ok(emit::whole((said, thought), calls, finish_reason(reason), Some(usage)))
+}
+
+fn arguments(input: &Value) -> String {
+    match input {
+        Value::Null => "{}".to_owned(),
+        input => input.to_string(),
+    }
+}
+
+/// A block that is coming.
+enum Block {
+    /// Text and thinking, and what is passed over.
+    Plain,
+    /// A tool call: its place among the calls, what it began with, and whether more has come.
+    Tool { index: u32, input: Map<String, Value>, has_more: bool },
+}
+
+/// What has come so far.
+#[derive(Default)]
+pub(super) struct Events {
+    blocks: Vec<Option<Block>>,
+    calls: u32,
+    usage: Usage,
+    reason: Option<FinishReason>,
+    done: bool,
+}
+
+impl TakeEvent for Events {
+    fn take(&mut self, event: &sse::Event, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        let said: Value = serde_json::from_str(&event.data)
+            .map_err(|error| invalid(format_args!("an event is not JSON: {error}")))?;
+        match text(&said, "type") {
+            "message_start" => take_usage(&mut self.usage, &said["message"]["usage"]),
+            "content_block_start" => self.begin(&said, out)?,
+            "content_block_delta" => self.more(&said, out)?,
+            "content_block_stop" => self.stop(&said, out)?,
+            "message_delta" => {
+                take_usage(&mut self.usage, &said["usage"]);
+                if let Some(reason) = said["delta"]["stop_reason"].as_str() {
+                    self.reason = Some(finish_reason(reason));
+                }
+            }
+            "message_stop" => {
+                let reason = self.reason.ok_or_else(truncated)?;
+                emit::end(out, Some(std::mem::take(&mut self.usage)), &[reason]);
+                self.done = true;
+            }
+            "error" => return Err(error::from_object(&said["error"])),
+            // `ping`, and events of later versions.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, _: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        Err(truncated())
+    }
+
+    fn is_done(&self) -> bool {
+        self.done
+    }
+}
+
+impl Events {
+    fn block(&mut self, said: &Value) -> Result<&mut Option<Block>, Failure> {
+        let index = said["index"].as_u64().and_then(|index| usize::try_from(index).ok());
+        let index =
+            index.filter(|index| *index < MAX_PARTS).ok_or_else(|| invalid("a block's index is out of bounds"))?;
+        if self.blocks.len() <= index {
+            self.blocks.resize_with(index + 1, || None);
+        }
+        self.blocks.get_mut(index).ok_or_else(|| invalid("a block's index is out of bounds"))
+    }
+
+    fn begin(&mut self, said: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        let block = &said["content_block"];
+        let begun = match text(block, "type") {
+            "tool_use" => {
+                let index = self.calls;
+                self.calls += 1;
+                let (id, name) = (text(block, "id").to_owned(), text(block, "name").to_owned());
+                emit::tool_call(out, 0, ToolCallFragment { index, id, name, arguments_json: String::new() });
+                let input = block["input"].as_object().cloned().unwrap_or_default();
+                Block::Tool { index, input, has_more: false }
+            }
+            kind => {
+                if kind == "text" {
+                    emit::text(out, 0, text(block, "text"));
+                } else if kind == "thinking" {
+                    emit::reasoning(out, 0, text(block, "thinking"));
+                }
+                Block::Plain
+            }
+        };
+        *self.block(said)? = Some(begun);
+        Ok(())
+    }
+
+    fn more(&mut self, said: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        let delta = &said["delta"];
+        match text(delta, "type") {
+            "text_delta" => emit::text(out, 0, text(delta, "text")),
+            "thinking_delta" => emit::reasoning(out, 0, text(delta, "thinking")),
+            "input_json_delta" => {
+                let json = text(delta, "partial_json");
+                if let Some(Block::Tool { index, has_more, .. }) = self.block(said)?
+                    && !json.is_empty()
+                {
+                    *has_more = true;
+                    let fragment = ToolCallFragment {
+                        index: *index,
+                        arguments_json: json.to_owned(),
+                        ..ToolCallFragment::default()
+                    };
+                    emit::tool_call(out, 0, fragment);
+                }
+            }
+            // Signatures, citations, and deltas of later versions.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A call whose arguments came whole with its begin, or that has none, gets them now.
+    fn stop(&mut self, said: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        if let Some(Block::Tool { index, input, has_more: false }) = self.block(said)?.take() {
+            let arguments_json = Value::Object(input).to_string();
+            emit::tool_call(out, 0, ToolCallFragment { index, arguments_json, ..ToolCallFragment::default() });
+        }
+        Ok(())
+    }
+}

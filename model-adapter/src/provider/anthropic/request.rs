@@ -1,0 +1,186 @@
+//! What is sent.
+
+use bytes::Bytes;
+use postern_proto::Failure;
+use postern_proto::completion::v1::{
+    ContentPart, Message, Parameters, Role, Tool, ToolChoice, content_part, tool_choice,
+};
+use postern_proto::model::v1::{ChatPrompt, Generation, generation};
+use serde_json::{Map, Value, json};
+
+use crate::provider::say::{self, Dropped, Picture};
+
+/// The API demands a bound for the answer; this one where the caller gives none.
+const DEFAULT_MAX_TOKENS: u32 = 4096;
+/// What a model may spend on thinking, by the effort that is asked for.
+const BUDGETS: [(&str, u32); 3] = [("low", 2048), ("medium", 8192), ("high", 16_384)];
+
+pub(super) fn body(identifier: &str, generation: &Generation, stream: bool) -> Result<(Bytes, Vec<String>), Failure> {
+    let Some(generation::Prompt::Chat(chat)) = &generation.prompt else {
+        return Err(Failure::field("generation.prompt", "the provider anthropic has no raw completions"));
+    };
+    let ChatPrompt { messages, tools, tool_choice, response_format } = chat;
+    let mut dropped = Dropped::of("anthropic");
+    if response_format.is_some() {
+        return Err(Failure::field("response_format", "the provider anthropic offers structured output through tools"));
+    }
+    let mut body = Map::new();
+    body.insert("model".to_owned(), identifier.into());
+    let (system, messages) = conversation(messages)?;
+    if !system.is_empty() {
+        body.insert("system".to_owned(), system.into());
+    }
+    body.insert("messages".to_owned(), messages.into());
+    if stream {
+        body.insert("stream".to_owned(), true.into());
+    }
+    if !tools.is_empty() {
+        body.insert("tools".to_owned(), tools.iter().map(tool).collect::<Result<Vec<_>, _>>()?.into());
+    }
+    let parameters = generation.parameters.clone().unwrap_or_default();
+    if let Some(choice) = choice(tool_choice.as_ref(), &parameters, !tools.is_empty()) {
+        body.insert("tool_choice".to_owned(), choice);
+    }
+    add_parameters(&mut body, &parameters, &mut dropped)?;
+    let bytes = serde_json::to_vec(&body).map_err(Failure::internal)?;
+    Ok((bytes.into(), dropped.warnings))
+}
+
+/// The system's words, and turns of user and assistant alternating: what comes in a row from one side is one turn.
+fn conversation(messages: &[Message]) -> Result<(String, Vec<Value>), Failure> {
+    let (mut system, mut turns): (Vec<String>, Vec<(&str, Vec<Value>)>) = (Vec::new(), Vec::new());
+    for message in messages {
+        let (side, blocks) = match say::role(message)? {
+            Role::System => {
+                system.push(say::text_of(&message.content, "a system message")?);
+                continue;
+            }
+            Role::Assistant => ("assistant", assistant(message)?),
+            Role::Tool => ("user", vec![tool_result(message)?]),
+            Role::User | Role::Unspecified => ("user", blocks(&message.content)?),
+        };
+        match turns.last_mut() {
+            Some((last, before)) if *last == side => before.extend(blocks),
+            _ => turns.push((side, blocks)),
+        }
+    }
+    let turn = |(role, content): (&str, Vec<Value>)| json!({ "role": role, "content": content });
+    Ok((system.join("\n\n"), turns.into_iter().map(turn).collect()))
+}
+
+fn blocks(parts: &[ContentPart]) -> Result<Vec<Value>, Failure> {
+    let block = |part: &ContentPart| match &part.part {
+        Some(content_part::Part::Text(text)) => Ok(json!({ "type": "text", "text": text })),
+        Some(content_part::Part::Image(image)) => {
+            let source = match say::picture(image)? {
+                Picture::Data(media_type, data) => json!({ "type": "base64", "media_type": media_type, "data": data }),
+                Picture::Url(url) => json!({ "type": "url", "url": url }),
+            };
+            Ok(json!({ "type": "image", "source": source }))
+        }
+        None => Err(Failure::field("messages.content", "has an empty part")),
+    };
+    parts.iter().map(block).collect()
+}
+
+fn assistant(message: &Message) -> Result<Vec<Value>, Failure> {
+    let mut content = blocks(&message.content)?;
+    // An empty text, which goes with tool calls elsewhere, is refused here.
+    content.retain(|block| block["text"] != "");
+    for call in &message.tool_calls {
+        let input = say::json_object("messages.tool_calls.arguments_json", &call.arguments_json)?;
+        content.push(json!({ "type": "tool_use", "id": call.id, "name": call.name, "input": input }));
+    }
+    Ok(content)
+}
+
+fn tool_result(message: &Message) -> Result<Value, Failure> {
+    if message.tool_call_id.is_empty() {
+        return Err(Failure::field("messages.tool_call_id", "is missing"));
+    }
+    let content = blocks(&message.content)?;
+    Ok(json!({ "type": "tool_result", "tool_use_id": message.tool_call_id, "content": content }))
+}
+
+fn tool(tool: &Tool) -> Result<Value, Failure> {
+    let Tool { name, description, parameters_json, strict: _ } = tool;
+    let mut schema = say::json_object("tools.parameters_json", parameters_json)?;
+    schema.entry("type").or_insert_with(|| "object".into());
+    let mut value = json!({ "name": name, "input_schema": schema });
+    if !description.is_empty() {
+        value["description"] = description.as_str().into();
+    }
+    Ok(value)
+}
+
+fn choice(choice: Option<&ToolChoice>, parameters: &Parameters, has_tools: bool) -> Option<Value> {
+    let mut value = match choice.and_then(|choice| choice.choice.as_ref()) {
+        Some(tool_choice::Choice::Name(name)) => json!({ "type": "tool", "name": name }),
+        Some(tool_choice::Choice::Mode(mode)) => match tool_choice::Mode::try_from(*mode) {
+            Ok(tool_choice::Mode::None) => return Some(json!({ "type": "none" })),
+            Ok(tool_choice::Mode::Required) => json!({ "type": "any" }),
+            _ => json!({ "type": "auto" }),
+        },
+        None if has_tools && parameters.parallel_tool_calls == Some(false) => json!({ "type": "auto" }),
+        None => return None,
+    };
+    if parameters.parallel_tool_calls == Some(false) {
+        value["disable_parallel_tool_use"] = true.into();
+    }
+    Some(value)
+}
+
+fn add_parameters(
+    body: &mut Map<String, Value>,
+    parameters: &Parameters,
+    dropped: &mut Dropped<'_>,
+) -> Result<(), Failure> {
+    let Parameters {
+        max_tokens,
+        temperature,
+        top_p,
+        top_k,
+        stop,
+        seed,
+        presence_penalty,
+        frequency_penalty,
+        choices: _,
+        user,
+        parallel_tool_calls: _,
+        reasoning_effort,
+        extra_json: _,
+    } = parameters;
+    dropped.one_choice(parameters)?;
+    dropped.extra(parameters)?;
+    dropped.parameter("seed", seed.is_some());
+    dropped.parameter("presence_penalty", presence_penalty.is_some());
+    dropped.parameter("frequency_penalty", frequency_penalty.is_some());
+    let max_tokens = max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
+    body.insert("max_tokens".to_owned(), max_tokens.into());
+    if let Some(given) = temperature {
+        let temperature = given.min(1.0);
+        if temperature < *given {
+            dropped
+                .warnings
+                .push("`temperature` was lowered to 1, the most that the provider anthropic takes".to_owned());
+        }
+        body.insert("temperature".to_owned(), temperature.into());
+    }
+    let mut add = |name: &str, value: Option<Value>| value.map(|value| body.insert(name.to_owned(), value));
+    add("top_p", top_p.map(Value::from));
+    add("top_k", top_k.map(Value::from));
+    add("stop_sequences", (!stop.is_empty()).then(|| stop.clone().into()));
+    add("metadata", user.as_ref().map(|user| json!({ "user_id": user })));
+    if let Some(effort) = reasoning_effort {
+        let budget = BUDGETS.iter().find(|(name, _)| name == effort).map(|(_, budget)| *budget);
+        // The budget must be less than the whole answer may take, and thinking wants the temperature left alone.
+        match budget.filter(|budget| *budget < max_tokens && temperature.is_none_or(|given| given >= 1.0)) {
+            Some(budget) => drop(add("thinking", Some(json!({ "type": "enabled", "budget_tokens": budget })))),
+            None => dropped.warnings.push(
+                "`reasoning_effort` was dropped: it needs a larger `max_tokens` and no `temperature` below 1"
+                    .to_owned(),
+            ),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! What all formats come to: events, the end of an answer, and answers that are none.
+
+use postern_proto::completion::v1::{
+    Choice, Completion, CompletionEvent, Delta, End, FinishReason, ToolCall, ToolCallFragment, Usage, UsageProvenance,
+    completion_event, delta,
+};
+use postern_proto::{Blame, Failure, Reason};
+
+use crate::decode::sse;
+
+/// Choices, tool calls or blocks in one answer; more is a fault.
+pub const MAX_PARTS: usize = 128;
+
+fn push(out: &mut Vec<CompletionEvent>, event: completion_event::Event) {
+    out.push(CompletionEvent { event: Some(event) });
+}
+
+fn push_delta(out: &mut Vec<CompletionEvent>, choice: usize, delta: delta::Delta) {
+    let choice_index = u32::try_from(choice).unwrap_or(u32::MAX);
+    push(out, completion_event::Event::Delta(Delta { choice_index, delta: Some(delta) }));
+}
+
+/// A piece of the answer's text, unless it is empty.
+pub fn text(out: &mut Vec<CompletionEvent>, choice: usize, text: impl Into<String>) {
+    let text = text.into();
+    if !text.is_empty() {
+        push_delta(out, choice, delta::Delta::Text(text));
+    }
+}
+
+/// A piece of the model's reasoning, unless it is empty.
+pub fn reasoning(out: &mut Vec<CompletionEvent>, choice: usize, text: impl Into<String>) {
+    let text = text.into();
+    if !text.is_empty() {
+        push_delta(out, choice, delta::Delta::Reasoning(text));
+    }
+}
+
+/// A piece of a tool call.
+pub fn tool_call(out: &mut Vec<CompletionEvent>, choice: usize, fragment: ToolCallFragment) {
+    push_delta(out, choice, delta::Delta::ToolCall(fragment));
+}
+
+/// The end of an answer: its usage, and why each choice ended.
+pub fn end(out: &mut Vec<CompletionEvent>, usage: Option<Usage>, reasons: &[FinishReason]) {
+    push(out, completion_event::Event::Usage(usage.unwrap_or_else(absent_usage)));
+    let all: Vec<i32> = reasons.iter().map(|reason| *reason as i32).collect();
+    let finish_reason = all.first().copied().unwrap_or(FinishReason::Other as i32);
+    let choices = if all.len() > 1 { all } else { Vec::new() };
+    push(out, completion_event::Event::End(End { finish_reason, choices }));
+}
+
+/// An answer of one choice, in one piece.
+pub fn whole(
+    (text, reasoning): (String, String),
+    tool_calls: Vec<ToolCall>,
+    reason: FinishReason,
+    usage: Option<Usage>,
+) -> Completion {
+    let choice = Choice { text, reasoning, tool_calls, finish_reason: reason as i32 };
+    Completion {
+        model: String::new(),
+        choices: vec![choice],
+        usage: Some(usage.unwrap_or_else(absent_usage)),
+        warnings: Vec::new(),
+    }
+}
+
+/// Nobody said what it cost.
+pub fn absent_usage() -> Usage {
+    Usage { provenance: UsageProvenance::Absent as i32, ..Usage::default() }
+}
+
+/// What came is no answer.
+pub fn invalid(detail: impl std::fmt::Display) -> Failure {
+    Failure::new(Reason::ModelAnswerInvalid, "the model's server sent something that is not an answer")
+        .with_blame(Blame::Upstream)
+        .with_detail(detail)
+}
+
+/// The answer has no end.
+pub fn truncated() -> Failure {
+    Failure::new(Reason::ModelStreamTruncated, "the model's answer broke off before its end")
+        .with_blame(Blame::Upstream)
+}
+
+/// What is wrong with the frames of a stream.
+pub fn fault(fault: sse::Fault) -> Failure {
+    match fault {
+        sse::Fault::TooLarge => invalid("an event is too large"),
+        sse::Fault::NotText => invalid("an event is not UTF-8"),
+    }
+}
+
+/// A decoder of server-sent events over one that takes what is in them.
+#[derive(Default)]
+pub struct EventStream<T> {
+    events: sse::Decoder,
+    pub inner: T,
+}
+
+/// Takes the data of events.
+pub trait TakeEvent: Send {
+    /// One event.
+    ///
+    /// # Errors
+    /// When it is no part of an answer, or an error that the server sent.
+    fn take(&mut self, event: &sse::Event, out: &mut Vec<CompletionEvent>) -> Result<(), Failure>;
+    /// The end of the body.
+    ///
+    /// # Errors
+    /// MODEL_STREAM_TRUNCATED when the answer is not whole.
+    fn close(&mut self, out: &mut Vec<CompletionEvent>) -> Result<(), Failure>;
+    /// Whether the end event has been given out.
+    fn is_done(&self) -> bool;
+}
+
+impl<T: TakeEvent> crate::provider::StreamDecoder for EventStream<T> {
+    fn feed(&mut self, bytes: &[u8], out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        let mut events = Vec::new();
+        let fed = self.events.feed(bytes, |event| events.push(event));
+        for event in events {
+            if !self.inner.is_done() {
+                self.inner.take(&event, out)?;
+            }
+        }
+        fed.map_err(fault)
+    }
+
+    fn finish(&mut self, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        let last = self.events.finish().map_err(fault)?;
+        if let Some(event) = last.filter(|_| !self.inner.is_done()) {
+            self.inner.take(&event, out)?;
+        }
+        if self.inner.is_done() { Ok(()) } else { self.inner.close(out) }
+    }
+
+    fn is_done(&self) -> bool {
+        self.inner.is_done()
+    }
+}

@@ -1,0 +1,132 @@
+//! What comes back: one response, or a stream of them, each with some more parts. There is no terminator: an answer is complete when a
+//! finish reason, or the reason why the prompt was blocked, has come and the body ends.
+
+use postern_proto::Failure;
+use postern_proto::completion::v1::{
+    Completion, CompletionEvent, FinishReason, ToolCall, ToolCallFragment, Usage, UsageProvenance,
+};
+use serde_json::Value;
+
+use crate::decode::sse;
+use crate::provider::emit::{self, TakeEvent, invalid, truncated};
+use crate::provider::error;
+
+fn finish_reason(text: &str, has_calls: bool) -> FinishReason {
+    match text {
+        "STOP" if has_calls => FinishReason::ToolCalls,
+        "STOP" => FinishReason::Stop,
+        "MAX_TOKENS" => FinishReason::Length,
+        "SAFETY" | "RECITATION" | "LANGUAGE" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII" | "IMAGE_SAFETY" => {
+            FinishReason::ContentFilter
+        }
+        _ => FinishReason::Other,
+    }
+}
+
+fn usage(said: &Value) -> Usage {
+    let count = |name: &str| said[name].as_u64();
+    let thoughts = count("thoughtsTokenCount");
+    Usage {
+        input_tokens: count("promptTokenCount"),
+        // Thoughts are paid for like the rest of the answer.
+        output_tokens: count("candidatesTokenCount").map(|tokens| tokens + thoughts.unwrap_or(0)).or(thoughts),
+        cached_input_tokens: count("cachedContentTokenCount"),
+        reasoning_tokens: thoughts,
+        provenance: UsageProvenance::Reported as i32,
+    }
+}
+
+/// What has come so far.
+#[derive(Default)]
+pub(super) struct Responses {
+    calls: u32,
+    usage: Option<Usage>,
+    /// Why it ended, as the server says it.
+    reason: Option<FinishReason>,
+    done: bool,
+}
+
+impl Responses {
+    fn response(&mut self, said: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        if let Some(error) = said.get("error").filter(|error| !error.is_null()) {
+            return Err(error::from_object(error));
+        }
+        if said["usageMetadata"].is_object() {
+            self.usage = Some(usage(&said["usageMetadata"]));
+        }
+        if said["promptFeedback"]["blockReason"].is_string() {
+            self.reason = Some(FinishReason::ContentFilter);
+        }
+        // One candidate is asked for.
+        let Some(candidate) = said["candidates"].as_array().and_then(|all| all.first()) else { return Ok(()) };
+        for part in candidate["content"]["parts"].as_array().into_iter().flatten() {
+            self.part(part, out);
+        }
+        if let Some(reason) = candidate["finishReason"].as_str() {
+            self.reason = Some(finish_reason(reason, self.calls > 0));
+        }
+        Ok(())
+    }
+
+    fn part(&mut self, part: &Value, out: &mut Vec<CompletionEvent>) {
+        if let Some(text) = part["text"].as_str() {
+            match part["thought"].as_bool() {
+                Some(true) => emit::reasoning(out, 0, text),
+                _ => emit::text(out, 0, text),
+            }
+        }
+        let call = &part["functionCall"];
+        if let Some(name) = call["name"].as_str() {
+            let index = self.calls;
+            self.calls += 1;
+            // Calls have ids in some versions only; results find their call by it.
+            let id = call["id"].as_str().map_or_else(|| format!("call_{index}"), str::to_owned);
+            let arguments_json = if call["args"].is_null() { "{}".to_owned() } else { call["args"].to_string() };
+            emit::tool_call(out, 0, ToolCallFragment { index, id, name: name.to_owned(), arguments_json });
+        }
+    }
+}
+
+impl TakeEvent for Responses {
+    fn take(&mut self, event: &sse::Event, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        let said = serde_json::from_str(&event.data)
+            .map_err(|error| invalid(format_args!("an event is not JSON: {error}")))?;
+        self.response(&said, out)
+    }
+
+    fn close(&mut self, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        let reason = self.reason.ok_or_else(truncated)?;
+        emit::end(out, self.usage.take(), &[reason]);
+        self.done = true;
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.done
+    }
+}
+
+/// A response in one piece, or the list of those that a stream would have been.
+pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
+    let value: Value = serde_json::from_slice(body).map_err(|error| invalid(format_args!("not JSON: {error}")))?;
+    let (mut responses, mut out) = (Responses::default(), Vec::new());
+    match &value {
+        Value::Array(all) => all.iter().try_for_each(|one| responses.response(one, &mut out))?,
+        one => responses.response(one, &mut out)?,
+    }
+    let reason = responses.reason.ok_or_else(|| invalid("neither a candidate that ended nor a blocked prompt"))?;
+    let (mut text, mut reasoning, mut calls) = (String::new(), String::new(), Vec::new());
+    for event in out {
+        use postern_proto::completion::v1::{completion_event::Event, delta};
+        let Some(Event::Delta(delta)) = event.event else { continue };
+        match delta.delta {
+            Some(delta::Delta::Text(piece)) => text.push_str(&piece),
+            Some(delta::Delta::Reasoning(piece)) => reasoning.push_str(&piece),
+            Some(delta::Delta::ToolCall(ToolCallFragment { id, name, arguments_json, .. })) => {
+                calls.push(ToolCall { id, name, arguments_json });
+            }
+            None => {}
+        }
+    }
+    Ok(emit::whole((text, reasoning), calls, reason, responses.usage))
+}

@@ -1,0 +1,176 @@
+//! What is sent.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use postern_proto::Failure;
+use postern_proto::completion::v1::{
+    ContentPart, Message, Parameters, ResponseFormat, Role, Tool, ToolChoice, content_part, response_format,
+    tool_choice,
+};
+use postern_proto::model::v1::{ChatPrompt, Generation, generation};
+use serde_json::{Map, Value, json};
+
+use crate::provider::say::{self, Dropped, Picture};
+
+/// What a model may spend on thinking, by the effort that is asked for.
+const BUDGETS: [(&str, u32); 3] = [("low", 1024), ("medium", 8192), ("high", 24_576)];
+
+pub(super) fn body(generation: &Generation) -> Result<(Bytes, Vec<String>), Failure> {
+    let Some(generation::Prompt::Chat(chat)) = &generation.prompt else {
+        return Err(Failure::field("generation.prompt", "the provider gemini has no raw completions"));
+    };
+    let ChatPrompt { messages, tools, tool_choice, response_format } = chat;
+    let mut dropped = Dropped::of("gemini");
+    let mut body = Map::new();
+    let (system, contents) = conversation(messages)?;
+    if !system.is_empty() {
+        body.insert("systemInstruction".to_owned(), json!({ "parts": [{ "text": system }] }));
+    }
+    body.insert("contents".to_owned(), contents.into());
+    if !tools.is_empty() {
+        let declarations = tools.iter().map(declaration).collect::<Result<Vec<_>, _>>()?;
+        body.insert("tools".to_owned(), json!([{ "functionDeclarations": declarations }]));
+    }
+    if let Some(config) = tool_choice.as_ref().and_then(calling) {
+        body.insert("toolConfig".to_owned(), json!({ "functionCallingConfig": config }));
+    }
+    let parameters = generation.parameters.clone().unwrap_or_default();
+    let mut config = parameters_of(&parameters, &mut dropped)?;
+    if let Some(format) = response_format {
+        add_format(&mut config, format)?;
+    }
+    if !config.is_empty() {
+        body.insert("generationConfig".to_owned(), config.into());
+    }
+    let bytes = serde_json::to_vec(&body).map_err(Failure::internal)?;
+    Ok((bytes.into(), dropped.warnings))
+}
+
+fn conversation(messages: &[Message]) -> Result<(String, Vec<Value>), Failure> {
+    let (mut system, mut turns): (Vec<String>, Vec<(&str, Vec<Value>)>) = (Vec::new(), Vec::new());
+    // A result names the function here, not the call.
+    let mut names = HashMap::new();
+    for message in messages {
+        let (side, parts) = match say::role(message)? {
+            Role::System => {
+                system.push(say::text_of(&message.content, "a system message")?);
+                continue;
+            }
+            Role::Assistant => {
+                let mut all = parts(&message.content)?;
+                all.retain(|part| part["text"] != "");
+                for call in &message.tool_calls {
+                    names.insert(call.id.clone(), call.name.clone());
+                    let args = say::json_object("messages.tool_calls.arguments_json", &call.arguments_json)?;
+                    all.push(json!({ "functionCall": { "name": call.name, "args": args } }));
+                }
+                ("model", all)
+            }
+            Role::Tool => {
+                let called = names.get(&message.tool_call_id).cloned();
+                let name = called.or_else(|| Some(message.name.clone()).filter(|name| !name.is_empty()));
+                let name = name.ok_or_else(|| Failure::field("messages.tool_call_id", "is of no call before it"))?;
+                let text = say::text_of(&message.content, "a tool's result")?;
+                // An object goes as it is; anything else as the result's one member.
+                let response = match serde_json::from_str(&text) {
+                    Ok(Value::Object(object)) => Value::Object(object),
+                    _ => json!({ "result": text }),
+                };
+                ("user", vec![json!({ "functionResponse": { "name": name, "response": response } })])
+            }
+            Role::User | Role::Unspecified => ("user", parts(&message.content)?),
+        };
+        match turns.last_mut() {
+            Some((last, before)) if *last == side => before.extend(parts),
+            _ => turns.push((side, parts)),
+        }
+    }
+    let turn = |(role, parts): (&str, Vec<Value>)| json!({ "role": role, "parts": parts });
+    Ok((system.join("\n\n"), turns.into_iter().map(turn).collect()))
+}
+
+fn parts(content: &[ContentPart]) -> Result<Vec<Value>, Failure> {
+    let part = |part: &ContentPart| match &part.part {
+        Some(content_part::Part::Text(text)) => Ok(json!({ "text": text })),
+        Some(content_part::Part::Image(image)) => match say::picture(image)? {
+            Picture::Data(media_type, data) => Ok(json!({ "inlineData": { "mimeType": media_type, "data": data } })),
+            Picture::Url(_) => {
+                Err(Failure::field("messages.content.image.url", "the provider gemini takes images as data only"))
+            }
+        },
+        None => Err(Failure::field("messages.content", "has an empty part")),
+    };
+    content.iter().map(part).collect()
+}
+
+fn declaration(tool: &Tool) -> Result<Value, Failure> {
+    let Tool { name, description, parameters_json, strict: _ } = tool;
+    let mut value = json!({ "name": name });
+    if !description.is_empty() {
+        value["description"] = description.as_str().into();
+    }
+    if !parameters_json.is_empty() {
+        value["parametersJsonSchema"] = say::json_object("tools.parameters_json", parameters_json)?.into();
+    }
+    Ok(value)
+}
+
+fn calling(choice: &ToolChoice) -> Option<Value> {
+    Some(match choice.choice.as_ref()? {
+        tool_choice::Choice::Name(name) => json!({ "mode": "ANY", "allowedFunctionNames": [name] }),
+        tool_choice::Choice::Mode(mode) => match tool_choice::Mode::try_from(*mode) {
+            Ok(tool_choice::Mode::None) => json!({ "mode": "NONE" }),
+            Ok(tool_choice::Mode::Required) => json!({ "mode": "ANY" }),
+            _ => json!({ "mode": "AUTO" }),
+        },
+    })
+}
+
+fn add_format(config: &mut Map<String, Value>, format: &ResponseFormat) -> Result<(), Failure> {
+    config.insert("responseMimeType".to_owned(), "application/json".into());
+    if let Some(response_format::Format::JsonSchema(schema)) = &format.format {
+        let schema = say::json_text("response_format.schema_json", &schema.schema_json)?;
+        config.insert("responseJsonSchema".to_owned(), schema);
+    }
+    Ok(())
+}
+
+fn parameters_of(parameters: &Parameters, dropped: &mut Dropped<'_>) -> Result<Map<String, Value>, Failure> {
+    let Parameters {
+        max_tokens,
+        temperature,
+        top_p,
+        top_k,
+        stop,
+        seed,
+        presence_penalty,
+        frequency_penalty,
+        choices: _,
+        user,
+        parallel_tool_calls,
+        reasoning_effort,
+        extra_json: _,
+    } = parameters;
+    dropped.one_choice(parameters)?;
+    dropped.extra(parameters)?;
+    dropped.parameter("user", user.is_some());
+    dropped.parameter("parallel_tool_calls", parallel_tool_calls.is_some());
+    let mut config = Map::new();
+    let mut add = |name: &str, value: Option<Value>| value.map(|value| config.insert(name.to_owned(), value));
+    add("maxOutputTokens", max_tokens.map(Value::from));
+    add("temperature", temperature.map(Value::from));
+    add("topP", top_p.map(Value::from));
+    add("topK", top_k.map(Value::from));
+    add("stopSequences", (!stop.is_empty()).then(|| stop.clone().into()));
+    add("seed", seed.map(Value::from));
+    add("presencePenalty", presence_penalty.map(Value::from));
+    add("frequencyPenalty", frequency_penalty.map(Value::from));
+    if let Some(effort) = reasoning_effort {
+        match BUDGETS.iter().find(|(name, _)| name == effort) {
+            Some((_, budget)) => drop(add("thinkingConfig", Some(json!({ "thinkingBudget": budget })))),
+            None => dropped.parameter("reasoning_effort", true),
+        }
+    }
+    Ok(config)
+}

@@ -1,0 +1,133 @@
+//! What the formats other than OpenAI's need of a conversation, once for all.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use postern_proto::Failure;
+use postern_proto::completion::v1::{ContentPart, Image, Message, Parameters, Role, content_part, image};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::{Map, Value};
+
+/// The headers with the key in one of them.
+///
+/// # Errors
+/// INTERNAL when the key is no header's value.
+pub fn headers(name: HeaderName, prefix: &str, key: Option<&SecretString>) -> Result<HeaderMap, Failure> {
+    let mut headers = HeaderMap::new();
+    if let Some(key) = key {
+        let mut value = HeaderValue::from_str(&format!("{prefix}{}", key.expose_secret()))
+            .map_err(|_| Failure::internal("the API key is not a header's value"))?;
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
+    Ok(headers)
+}
+
+/// A name as one segment of a path.
+pub fn segment(name: &str) -> String {
+    form_urlencoded::byte_serialize(name.as_bytes()).collect()
+}
+
+/// A message's role.
+///
+/// # Errors
+/// REQUEST_INVALID when it has none.
+pub fn role(message: &Message) -> Result<Role, Failure> {
+    match Role::try_from(message.role) {
+        Ok(Role::Unspecified) | Err(_) => Err(Failure::field("messages.role", "is missing")),
+        Ok(role) => Ok(role),
+    }
+}
+
+/// The texts of a message, which is of texts alone, as one.
+///
+/// # Errors
+/// REQUEST_INVALID for anything else.
+pub fn text_of(parts: &[ContentPart], of: &str) -> Result<String, Failure> {
+    let text = |part: &ContentPart| match &part.part {
+        Some(content_part::Part::Text(text)) => Ok(text.clone()),
+        _ => Err(Failure::field("messages.content", format!("{of} holds text only"))),
+    };
+    Ok(parts.iter().map(text).collect::<Result<Vec<_>, _>>()?.join("\n"))
+}
+
+/// Where an image is.
+pub enum Picture {
+    /// Its media type and its bytes as base64.
+    Data(String, String),
+    /// A URL, which the model's server fetches.
+    Url(String),
+}
+
+/// Reads an image; a `data:` URL is its bytes.
+///
+/// # Errors
+/// REQUEST_INVALID when it has no source.
+pub fn picture(image: &Image) -> Result<Picture, Failure> {
+    match &image.source {
+        Some(image::Source::Data(bytes)) => Ok(Picture::Data(image.media_type.clone(), STANDARD.encode(bytes))),
+        Some(image::Source::Url(url)) => match url.strip_prefix("data:").and_then(|rest| rest.split_once(";base64,")) {
+            Some((media_type, data)) => Ok(Picture::Data(media_type.to_owned(), data.to_owned())),
+            None => Ok(Picture::Url(url.clone())),
+        },
+        None => Err(Failure::field("messages.content.image", "has no source")),
+    }
+}
+
+/// A text that must be JSON.
+///
+/// # Errors
+/// REQUEST_INVALID names the field.
+pub fn json_text(field: &str, text: &str) -> Result<Value, Failure> {
+    serde_json::from_str(text).map_err(|error| Failure::field(field, format!("is not JSON: {error}")))
+}
+
+/// A JSON object in a text; an empty text is an empty one.
+///
+/// # Errors
+/// REQUEST_INVALID names the field.
+pub fn json_object(field: &str, text: &str) -> Result<Map<String, Value>, Failure> {
+    match text {
+        "" => Ok(Map::new()),
+        text => match json_text(field, text)? {
+            Value::Object(object) => Ok(object),
+            _ => Err(Failure::field(field, "is not a JSON object")),
+        },
+    }
+}
+
+/// Parameters that a format has, by name; those that are set and that it has not are dropped with a warning.
+pub struct Dropped<'a> {
+    provider: &'a str,
+    pub warnings: Vec<String>,
+}
+
+impl<'a> Dropped<'a> {
+    pub const fn of(provider: &'a str) -> Self {
+        Self { provider, warnings: Vec::new() }
+    }
+
+    /// Drops a parameter if it is set.
+    pub fn parameter(&mut self, name: &str, is_set: bool) {
+        if is_set {
+            self.warnings.push(format!("`{name}` was dropped: the provider {} has none", self.provider));
+        }
+    }
+
+    /// Drops the members that only servers of OpenAI's API may know.
+    pub fn extra(&mut self, parameters: &Parameters) -> Result<(), Failure> {
+        for name in json_object("parameters.extra_json", &parameters.extra_json)?.keys() {
+            let shown: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
+            self.parameter(&shown, true);
+        }
+        Ok(())
+    }
+
+    /// Refuses more than one choice.
+    pub fn one_choice(&self, parameters: &Parameters) -> Result<(), Failure> {
+        match parameters.choices {
+            None | Some(1) => Ok(()),
+            Some(_) => Err(Failure::field("parameters.choices", format!("the provider {} gives one", self.provider))),
+        }
+    }
+}
