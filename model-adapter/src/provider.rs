@@ -46,6 +46,8 @@ pub enum Api {
     Chat,
     /// OpenAI's completions.
     Completions,
+    /// OpenAI's responses.
+    Responses,
     /// Anthropic's messages.
     Messages,
     /// Gemini's content.
@@ -63,6 +65,7 @@ impl Api {
         Some(match name {
             "chat" => Self::Chat,
             "completions" => Self::Completions,
+            "responses" => Self::Responses,
             "messages" => Self::Messages,
             "generate_content" => Self::GenerateContent,
             "ollama_chat" => Self::OllamaChat,

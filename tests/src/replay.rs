@@ -177,7 +177,8 @@ impl Answer {
             "finish" => text(&self.finish),
             "tool_calls" if self.tool_calls.is_empty() => Value::Null,
             "tool_calls" => {
-                let call = |(name, arguments): &(String, Value)| serde_json::json!({ "name": name, "arguments": arguments });
+                let call =
+                    |(name, arguments): &(String, Value)| serde_json::json!({ "name": name, "arguments": arguments });
                 self.tool_calls.iter().map(call).collect()
             }
             "usage" => serde_json::json!({

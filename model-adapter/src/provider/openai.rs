@@ -3,6 +3,7 @@
 
 mod request;
 mod response;
+mod responses;
 mod stream;
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use postern_proto::Failure;
 use postern_proto::completion::v1::Completion;
 use postern_proto::model::v1::Generation;
 
+use super::emit::EventStream;
 use super::{Api, Call, Provider, StreamDecoder, Target, say};
 
 /// A provider of this API.
@@ -65,7 +67,10 @@ impl Provider for OpenAi {
     }
 
     fn apis(&self) -> &'static [Api] {
-        &[Api::Chat, Api::Completions]
+        match self.dialect {
+            Dialect::OpenAi | Dialect::Azure => &[Api::Chat, Api::Completions, Api::Responses],
+            Dialect::Mistral => &[Api::Chat, Api::Completions],
+        }
     }
 
     fn call(&self, target: &Target<'_>, generation: &Generation, stream: bool) -> Result<Call, Failure> {
@@ -91,11 +96,17 @@ impl Provider for OpenAi {
         })
     }
 
-    fn stream_decoder(&self, _: Api) -> Box<dyn StreamDecoder> {
-        Box::new(stream::Decoder::default())
+    fn stream_decoder(&self, api: Api) -> Box<dyn StreamDecoder> {
+        match api {
+            Api::Responses => Box::new(EventStream::<responses::Events>::default()),
+            _ => Box::new(stream::Decoder::default()),
+        }
     }
 
-    fn read(&self, _: Api, body: &[u8]) -> Result<Completion, Failure> {
-        response::read(body)
+    fn read(&self, api: Api, body: &[u8]) -> Result<Completion, Failure> {
+        match api {
+            Api::Responses => responses::read(body),
+            _ => response::read(body),
+        }
     }
 }
