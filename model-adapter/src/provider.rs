@@ -1,6 +1,8 @@
 //! The wire formats. A provider turns a generation into an HTTP request and the answer's bytes into events; it does no I/O.
 
 mod anthropic;
+mod bedrock;
+mod cohere;
 mod emit;
 mod error;
 mod gemini;
@@ -56,6 +58,10 @@ pub enum Api {
     OllamaChat,
     /// Ollama's raw completion.
     OllamaGenerate,
+    /// Cohere's chat.
+    CohereChat,
+    /// Bedrock's Converse.
+    Converse,
 }
 
 impl Api {
@@ -70,6 +76,8 @@ impl Api {
             "generate_content" => Self::GenerateContent,
             "ollama_chat" => Self::OllamaChat,
             "ollama_generate" => Self::OllamaGenerate,
+            "cohere_chat" => Self::CohereChat,
+            "converse" => Self::Converse,
             _ => return None,
         })
     }
@@ -138,6 +146,8 @@ pub fn by_name(name: &str) -> Option<&'static dyn Provider> {
         &anthropic::Anthropic,
         &gemini::Gemini,
         &ollama::Ollama,
+        &cohere::Cohere,
+        &bedrock::Bedrock,
     ];
     ALL.iter().copied().find(|provider| provider.name() == name)
 }

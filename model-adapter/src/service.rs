@@ -62,7 +62,7 @@ impl Models {
             endpoint,
         };
         match media_type.as_str() {
-            "text/event-stream" | "application/x-ndjson" => {
+            "text/event-stream" | "application/x-ndjson" | "application/vnd.amazon.eventstream" => {
                 let decoder = answer.endpoint.provider.stream_decoder(kind);
                 answer.rest = Some(Rest { body: response.into_body(), decoder });
             }

@@ -36,9 +36,12 @@ pub async fn send(endpoint: &Endpoint, call: Call, id: &RequestId, now: u64) -> 
         .map_err(Failure::internal)?;
     *request.headers_mut() = call.headers;
     request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    request
-        .headers_mut()
-        .insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream, application/x-ndjson"));
+    request.headers_mut().insert(
+        ACCEPT,
+        HeaderValue::from_static(
+            "application/json, text/event-stream, application/x-ndjson, application/vnd.amazon.eventstream",
+        ),
+    );
     request.headers_mut().insert(request_id::HEADER, id.header_value());
     request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(concat!("postern/", env!("CARGO_PKG_VERSION"))));
     let response = endpoint.client.request(request).await.map_err(|error| unreachable(&error))?;

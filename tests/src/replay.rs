@@ -294,6 +294,16 @@ fn cuts(length: usize) -> Vec<usize> {
 
 /// The ends of the frames before the last: blank lines of server-sent events, lines of NDJSON.
 fn frames(body: &[u8]) -> Vec<usize> {
+    if body.first() == Some(&0) {
+        // An AWS event stream: each message begins with its length.
+        let mut ends = Vec::new();
+        let mut at = 0;
+        while let Some(length) = body.get(at..at + 4).and_then(|four| four.try_into().ok()).map(u32::from_be_bytes) {
+            at += usize::try_from(length).unwrap_or(usize::MAX).max(1);
+            ends.push(at);
+        }
+        return ends.into_iter().filter(|end| *end < body.len()).collect();
+    }
     let text = String::from_utf8_lossy(body);
     let events = text.contains("data:");
     let ends: Vec<usize> = match events {

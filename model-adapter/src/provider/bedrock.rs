@@ -1,0 +1,49 @@
+//! Amazon Bedrock's Converse (<https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html>), streamed as an AWS
+//! event stream and not, with an API key as bearer.
+
+mod answer;
+mod request;
+
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use postern_proto::Failure;
+use postern_proto::completion::v1::Completion;
+use postern_proto::model::v1::Generation;
+
+use super::{Api, Call, Provider, StreamDecoder, Target, say};
+
+/// The provider.
+pub struct Bedrock;
+
+impl Provider for Bedrock {
+    fn name(&self) -> &'static str {
+        "bedrock"
+    }
+
+    fn apis(&self) -> &'static [Api] {
+        &[Api::Converse]
+    }
+
+    fn call(&self, target: &Target<'_>, generation: &Generation, stream: bool) -> Result<Call, Failure> {
+        let (body, warnings) = request::body(generation)?;
+        let method = if stream { "converse-stream" } else { "converse" };
+        let path = format!("/model/{}/{method}", say::segment(target.identifier));
+        let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
+        Ok(Call { path, headers, body, warnings, api: Api::Converse })
+    }
+
+    /// The runtime has no list; another service has.
+    fn list_models(&self, target: &Target<'_>) -> Result<Call, Failure> {
+        let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
+        let path = "/foundation-models".to_owned();
+        Ok(Call { path, headers, body: Bytes::new(), warnings: Vec::new(), api: Api::Converse })
+    }
+
+    fn stream_decoder(&self, _: Api) -> Box<dyn StreamDecoder> {
+        Box::new(answer::Messages::default())
+    }
+
+    fn read(&self, _: Api, body: &[u8]) -> Result<Completion, Failure> {
+        answer::read(body)
+    }
+}

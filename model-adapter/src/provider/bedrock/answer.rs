@@ -1,0 +1,201 @@
+//! What comes back: one message, or messages of an event stream that make one up. A streamed answer is complete when `messageStop` has
+//! come and its `metadata`, or the end of the body.
+
+use postern_proto::completion::v1::{
+    Completion, CompletionEvent, FinishReason, ToolCall, ToolCallFragment, Usage, UsageProvenance,
+};
+use postern_proto::{Blame, Failure, Reason};
+use serde_json::Value;
+
+use crate::decode::event_stream::{self, Message};
+use crate::provider::StreamDecoder;
+use crate::provider::emit::{self, MAX_PARTS, invalid, truncated};
+use crate::provider::error;
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_default()
+}
+
+fn finish_reason(text: &str) -> FinishReason {
+    match text {
+        "end_turn" | "stop_sequence" => FinishReason::Stop,
+        "max_tokens" | "model_context_window_exceeded" => FinishReason::Length,
+        "tool_use" => FinishReason::ToolCalls,
+        "guardrail_intervened" | "content_filtered" => FinishReason::ContentFilter,
+        _ => FinishReason::Other,
+    }
+}
+
+fn usage(said: &Value) -> Option<Usage> {
+    said.is_object().then(|| Usage {
+        input_tokens: said["inputTokens"].as_u64(),
+        output_tokens: said["outputTokens"].as_u64(),
+        cached_input_tokens: said["cacheReadInputTokens"].as_u64(),
+        provenance: UsageProvenance::Reported as i32,
+        ..Usage::default()
+    })
+}
+
+pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
+    let answer: Value = serde_json::from_slice(body).map_err(|error| invalid(format_args!("not JSON: {error}")))?;
+    let content = answer["output"]["message"]["content"].as_array().ok_or_else(|| invalid("no message"))?;
+    let reason = answer["stopReason"].as_str().ok_or_else(truncated)?;
+    let (mut said, mut thought, mut calls) = (String::new(), String::new(), Vec::new());
+    for block in content {
+        said.push_str(text(block, "text"));
+        thought.push_str(text(&block["reasoningContent"]["reasoningText"], "text"));
+        let call = &block["toolUse"];
+        if call.is_object() {
+            let arguments_json = if call["input"].is_null() { "{}".to_owned() } else { call["input"].to_string() };
+            let (id, name) = (text(call, "toolUseId").to_owned(), text(call, "name").to_owned());
+            calls.push(ToolCall { id, name, arguments_json });
+        }
+    }
+    Ok(emit::whole((said, thought), calls, finish_reason(reason), usage(&answer["usage"])))
+}
+
+/// What has come so far.
+#[derive(Default)]
+pub(super) struct Messages {
+    frames: event_stream::Decoder,
+    /// The tool calls by their block: their place among the calls, and whether any arguments have come.
+    blocks: Vec<Option<(u32, bool)>>,
+    calls: u32,
+    reason: Option<FinishReason>,
+    /// The metadata, once it has come, with the usage if that is in it.
+    usage: Option<Option<Usage>>,
+    done: bool,
+}
+
+impl StreamDecoder for Messages {
+    fn feed(&mut self, bytes: &[u8], out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        let mut messages = Vec::new();
+        let fed = self.frames.feed(bytes, |message| messages.push(message));
+        for message in messages {
+            if !self.done {
+                self.take(&message, out)?;
+            }
+        }
+        fed.map_err(invalid)
+    }
+
+    fn finish(&mut self, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        if self.done {
+            return Ok(());
+        }
+        match self.reason.filter(|_| self.frames.is_empty()) {
+            Some(reason) => {
+                self.end(reason, out);
+                Ok(())
+            }
+            None => Err(truncated()),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.done
+    }
+}
+
+/// What an exception in the stream means.
+fn exception(kind: &str, said: &Value) -> Failure {
+    let status = match kind {
+        "throttlingException" => 429,
+        "validationException" => 400,
+        "serviceUnavailableException" | "modelNotReadyException" => 503,
+        _ => 500,
+    };
+    let mut error = said.clone();
+    if error.is_object() {
+        error["code"] = status.into();
+    }
+    match kind {
+        "modelTimeoutException" => {
+            Failure::new(Reason::ModelFailed, "the model's server gave the model up").with_blame(Blame::Upstream)
+        }
+        _ => error::from_object(&error),
+    }
+}
+
+impl Messages {
+    fn take(&mut self, message: &Message, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        let said: Value = serde_json::from_slice(&message.payload).unwrap_or_default();
+        let header = |name: &str| message.header(name).unwrap_or_default();
+        match header(":message-type") {
+            "event" => {}
+            "exception" => return Err(exception(header(":exception-type"), &said)),
+            "error" => {
+                let said = serde_json::json!({ "message": header(":error-message") });
+                return Err(exception(header(":error-code"), &said));
+            }
+            other => return Err(invalid(format_args!("a message of the type `{other}`"))),
+        }
+        match header(":event-type") {
+            "contentBlockStart" => self.begin(&said, out)?,
+            "contentBlockDelta" => self.more(&said, out)?,
+            "contentBlockStop" => self.stop(&said, out)?,
+            "messageStop" => self.reason = Some(finish_reason(text(&said, "stopReason"))),
+            "metadata" => self.usage = Some(usage(&said["usage"])),
+            // `messageStart`, and events of later versions.
+            _ => {}
+        }
+        // Some models tell their usage before they stop.
+        if let (Some(reason), true) = (self.reason, self.usage.is_some()) {
+            self.end(reason, out);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, reason: FinishReason, out: &mut Vec<CompletionEvent>) {
+        emit::end(out, self.usage.take().flatten(), &[reason]);
+        self.done = true;
+    }
+
+    fn block(&mut self, said: &Value) -> Result<&mut Option<(u32, bool)>, Failure> {
+        let index = said["contentBlockIndex"].as_u64().and_then(|index| usize::try_from(index).ok()).unwrap_or(0);
+        if index >= MAX_PARTS {
+            return Err(invalid("a block's index is out of bounds"));
+        }
+        if self.blocks.len() <= index {
+            self.blocks.resize(index + 1, None);
+        }
+        self.blocks.get_mut(index).ok_or_else(|| invalid("a block's index is out of bounds"))
+    }
+
+    fn begin(&mut self, said: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        let call = &said["start"]["toolUse"];
+        if call.is_object() {
+            let index = self.calls;
+            self.calls += 1;
+            *self.block(said)? = Some((index, false));
+            let (id, name) = (text(call, "toolUseId").to_owned(), text(call, "name").to_owned());
+            emit::tool_call(out, 0, ToolCallFragment { index, id, name, arguments_json: String::new() });
+        }
+        Ok(())
+    }
+
+    fn more(&mut self, said: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        let delta = &said["delta"];
+        emit::text(out, 0, text(delta, "text"));
+        emit::reasoning(out, 0, text(&delta["reasoningContent"], "text"));
+        let input = text(&delta["toolUse"], "input");
+        if !input.is_empty()
+            && let Some((index, has_more)) = self.block(said)?
+        {
+            *has_more = true;
+            let fragment =
+                ToolCallFragment { index: *index, arguments_json: input.to_owned(), ..ToolCallFragment::default() };
+            emit::tool_call(out, 0, fragment);
+        }
+        Ok(())
+    }
+
+    /// A call without arguments gets none.
+    fn stop(&mut self, said: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        if let Some((index, false)) = self.block(said)?.take() {
+            let arguments_json = "{}".to_owned();
+            emit::tool_call(out, 0, ToolCallFragment { index, arguments_json, ..ToolCallFragment::default() });
+        }
+        Ok(())
+    }
+}

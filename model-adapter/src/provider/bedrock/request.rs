@@ -1,0 +1,151 @@
+//! What is sent.
+
+use bytes::Bytes;
+use postern_proto::Failure;
+use postern_proto::completion::v1::{
+    ContentPart, Message, Parameters, Role, Tool, ToolChoice, content_part, tool_choice,
+};
+use postern_proto::model::v1::{ChatPrompt, Generation, generation};
+use serde_json::{Map, Value, json};
+
+use crate::provider::say::{self, Dropped, Picture};
+
+pub(super) fn body(generation: &Generation) -> Result<(Bytes, Vec<String>), Failure> {
+    let Some(generation::Prompt::Chat(chat)) = &generation.prompt else {
+        return Err(Failure::field("generation.prompt", "the provider bedrock has no raw completions"));
+    };
+    let ChatPrompt { messages, tools, tool_choice, response_format } = chat;
+    let mut dropped = Dropped::of("bedrock");
+    if response_format.is_some() {
+        return Err(Failure::field("response_format", "the provider bedrock offers structured output through tools"));
+    }
+    let mut body = Map::new();
+    let (system, messages) = conversation(messages)?;
+    if !system.is_empty() {
+        body.insert("system".to_owned(), json!([{ "text": system }]));
+    }
+    body.insert("messages".to_owned(), messages.into());
+    // A choice of no tools is none that is offered.
+    let none = matches!(tool_choice, Some(ToolChoice { choice: Some(tool_choice::Choice::Mode(mode)) })
+        if *mode == tool_choice::Mode::None as i32);
+    if !tools.is_empty() && !none {
+        let mut config = json!({ "tools": tools.iter().map(tool).collect::<Result<Vec<_>, _>>()? });
+        if let Some(choice) = tool_choice.as_ref().and_then(choice) {
+            config["toolChoice"] = choice;
+        }
+        body.insert("toolConfig".to_owned(), config);
+    }
+    let config = inference(&generation.parameters.clone().unwrap_or_default(), &mut dropped)?;
+    if !config.is_empty() {
+        body.insert("inferenceConfig".to_owned(), config.into());
+    }
+    let bytes = serde_json::to_vec(&body).map_err(Failure::internal)?;
+    Ok((bytes.into(), dropped.warnings))
+}
+
+fn conversation(messages: &[Message]) -> Result<(String, Vec<Value>), Failure> {
+    let (mut system, mut turns): (Vec<String>, Vec<(&str, Vec<Value>)>) = (Vec::new(), Vec::new());
+    for message in messages {
+        let (side, blocks) = match say::role(message)? {
+            Role::System => {
+                system.push(say::text_of(&message.content, "a system message")?);
+                continue;
+            }
+            Role::Assistant => {
+                let mut all = blocks(&message.content)?;
+                all.retain(|block| block["text"] != "");
+                for call in &message.tool_calls {
+                    let input = say::json_object("messages.tool_calls.arguments_json", &call.arguments_json)?;
+                    all.push(json!({ "toolUse": { "toolUseId": call.id, "name": call.name, "input": input } }));
+                }
+                ("assistant", all)
+            }
+            Role::Tool => {
+                let content = blocks(&message.content)?;
+                let result = json!({ "toolUseId": message.tool_call_id, "content": content });
+                ("user", vec![json!({ "toolResult": result })])
+            }
+            Role::User | Role::Unspecified => ("user", blocks(&message.content)?),
+        };
+        match turns.last_mut() {
+            Some((last, before)) if *last == side => before.extend(blocks),
+            _ => turns.push((side, blocks)),
+        }
+    }
+    let turn = |(role, content): (&str, Vec<Value>)| json!({ "role": role, "content": content });
+    Ok((system.join("\n\n"), turns.into_iter().map(turn).collect()))
+}
+
+fn blocks(parts: &[ContentPart]) -> Result<Vec<Value>, Failure> {
+    let block = |part: &ContentPart| match &part.part {
+        Some(content_part::Part::Text(text)) => Ok(json!({ "text": text })),
+        Some(content_part::Part::Image(image)) => match say::picture(image)? {
+            Picture::Data(media_type, data) => {
+                let format = media_type.strip_prefix("image/").unwrap_or(&media_type).to_owned();
+                Ok(json!({ "image": { "format": format, "source": { "bytes": data } } }))
+            }
+            Picture::Url(_) => {
+                Err(Failure::field("messages.content.image.url", "the provider bedrock takes images as data only"))
+            }
+        },
+        None => Err(Failure::field("messages.content", "has an empty part")),
+    };
+    parts.iter().map(block).collect()
+}
+
+fn tool(tool: &Tool) -> Result<Value, Failure> {
+    let Tool { name, description, parameters_json, strict: _ } = tool;
+    let mut schema = say::json_object("tools.parameters_json", parameters_json)?;
+    schema.entry("type").or_insert_with(|| "object".into());
+    let mut spec = json!({ "name": name, "inputSchema": { "json": schema } });
+    if !description.is_empty() {
+        spec["description"] = description.as_str().into();
+    }
+    Ok(json!({ "toolSpec": spec }))
+}
+
+fn choice(choice: &ToolChoice) -> Option<Value> {
+    Some(match choice.choice.as_ref()? {
+        tool_choice::Choice::Name(name) => json!({ "tool": { "name": name } }),
+        tool_choice::Choice::Mode(mode) if *mode == tool_choice::Mode::Required as i32 => json!({ "any": {} }),
+        tool_choice::Choice::Mode(_) => json!({ "auto": {} }),
+    })
+}
+
+fn inference(parameters: &Parameters, dropped: &mut Dropped<'_>) -> Result<Map<String, Value>, Failure> {
+    let Parameters {
+        max_tokens,
+        temperature,
+        top_p,
+        top_k,
+        stop,
+        seed,
+        presence_penalty,
+        frequency_penalty,
+        choices: _,
+        user,
+        parallel_tool_calls,
+        reasoning_effort,
+        extra_json: _,
+    } = parameters;
+    dropped.one_choice(parameters)?;
+    dropped.extra(parameters)?;
+    for (name, is_set) in [
+        ("top_k", top_k.is_some()),
+        ("seed", seed.is_some()),
+        ("presence_penalty", presence_penalty.is_some()),
+        ("frequency_penalty", frequency_penalty.is_some()),
+        ("user", user.is_some()),
+        ("parallel_tool_calls", parallel_tool_calls.is_some()),
+        ("reasoning_effort", reasoning_effort.is_some()),
+    ] {
+        dropped.parameter(name, is_set);
+    }
+    let mut config = Map::new();
+    let mut add = |name: &str, value: Option<Value>| value.map(|value| config.insert(name.to_owned(), value));
+    add("maxTokens", max_tokens.map(Value::from));
+    add("temperature", temperature.map(Value::from));
+    add("topP", top_p.map(Value::from));
+    add("stopSequences", (!stop.is_empty()).then(|| stop.clone().into()));
+    Ok(config)
+}

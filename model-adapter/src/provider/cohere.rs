@@ -1,0 +1,46 @@
+//! Cohere's chat, version 2 (<https://docs.cohere.com/reference/chat>), streamed and not.
+
+mod answer;
+mod request;
+
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use postern_proto::Failure;
+use postern_proto::completion::v1::Completion;
+use postern_proto::model::v1::Generation;
+
+use super::emit::EventStream;
+use super::{Api, Call, Provider, StreamDecoder, Target, say};
+
+/// The provider.
+pub struct Cohere;
+
+impl Provider for Cohere {
+    fn name(&self) -> &'static str {
+        "cohere"
+    }
+
+    fn apis(&self) -> &'static [Api] {
+        &[Api::CohereChat]
+    }
+
+    fn call(&self, target: &Target<'_>, generation: &Generation, stream: bool) -> Result<Call, Failure> {
+        let (body, warnings) = request::body(target.identifier, generation, stream)?;
+        let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
+        Ok(Call { path: "/v2/chat".to_owned(), headers, body, warnings, api: Api::CohereChat })
+    }
+
+    fn list_models(&self, target: &Target<'_>) -> Result<Call, Failure> {
+        let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
+        let path = "/v1/models".to_owned();
+        Ok(Call { path, headers, body: Bytes::new(), warnings: Vec::new(), api: Api::CohereChat })
+    }
+
+    fn stream_decoder(&self, _: Api) -> Box<dyn StreamDecoder> {
+        Box::new(EventStream::<answer::Events>::default())
+    }
+
+    fn read(&self, _: Api, body: &[u8]) -> Result<Completion, Failure> {
+        answer::read(body)
+    }
+}

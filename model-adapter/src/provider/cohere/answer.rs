@@ -1,0 +1,142 @@
+//! What comes back: one answer, or events that make one up. A streamed answer is complete with `message-end`.
+
+use postern_proto::Failure;
+use postern_proto::completion::v1::{
+    Completion, CompletionEvent, FinishReason, ToolCall, ToolCallFragment, Usage, UsageProvenance,
+};
+use serde_json::Value;
+
+use crate::decode::sse;
+use crate::provider::emit::{self, TakeEvent, invalid, truncated};
+use crate::provider::error;
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_default()
+}
+
+fn finish_reason(text: &str) -> FinishReason {
+    match text {
+        "COMPLETE" | "STOP_SEQUENCE" => FinishReason::Stop,
+        "MAX_TOKENS" => FinishReason::Length,
+        "TOOL_CALL" => FinishReason::ToolCalls,
+        "ERROR_TOXIC" => FinishReason::ContentFilter,
+        _ => FinishReason::Other,
+    }
+}
+
+/// The tokens that the model saw, or else those that are billed.
+fn usage(said: &Value) -> Option<Usage> {
+    let counts = [&said["tokens"], &said["billed_units"]].into_iter().find(|counts| counts.is_object())?;
+    Some(Usage {
+        input_tokens: counts["input_tokens"].as_u64(),
+        output_tokens: counts["output_tokens"].as_u64(),
+        cached_input_tokens: said["cached_tokens"].as_u64(),
+        provenance: UsageProvenance::Reported as i32,
+        ..Usage::default()
+    })
+}
+
+/// An answer in one piece; also of the first version of the API, which is the text at the top.
+pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
+    let answer: Value = serde_json::from_slice(body).map_err(|error| invalid(format_args!("not JSON: {error}")))?;
+    let message = &answer["message"];
+    if !message.is_object() {
+        let said = answer["text"].as_str().ok_or_else(|| invalid("neither a message nor a text"))?;
+        let reason = answer["finish_reason"].as_str().map_or(FinishReason::Stop, finish_reason);
+        return Ok(emit::whole((said.to_owned(), String::new()), Vec::new(), reason, usage(&answer["meta"])));
+    }
+    let reason = answer["finish_reason"].as_str().ok_or_else(truncated)?;
+    let (mut said, mut thought) = (String::new(), text(message, "tool_plan").to_owned());
+    for part in message["content"].as_array().into_iter().flatten() {
+        match text(part, "type") {
+            "text" => said.push_str(text(part, "text")),
+            "thinking" => thought.push_str(text(part, "thinking")),
+            _ => {}
+        }
+    }
+    let call = |call: &Value| ToolCall {
+        id: text(call, "id").to_owned(),
+        name: text(&call["function"], "name").to_owned(),
+        arguments_json: arguments(text(&call["function"], "arguments")).to_owned(),
+    };
+    let calls = message["tool_calls"].as_array().into_iter().flatten().map(call).collect();
+    Ok(emit::whole((said, thought), calls, finish_reason(reason), usage(&answer["usage"])))
+}
+
+/// No arguments are an empty object, however they are written.
+fn arguments(text: &str) -> &str {
+    match text.trim() {
+        "" | "null" => "{}",
+        _ => text,
+    }
+}
+
+/// What has come so far.
+#[derive(Default)]
+pub(super) struct Events {
+    calls: u32,
+    /// What has come of the arguments of the call that is coming; they are given out as they come, but for a lone `null`.
+    arguments: String,
+    done: bool,
+}
+
+impl Events {
+    fn fragment(&self, id: &str, name: &str, arguments: &str) -> ToolCallFragment {
+        ToolCallFragment {
+            index: self.calls,
+            id: id.to_owned(),
+            name: name.to_owned(),
+            arguments_json: arguments.to_owned(),
+        }
+    }
+}
+
+impl TakeEvent for Events {
+    fn take(&mut self, event: &sse::Event, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        let said: Value = serde_json::from_str(&event.data)
+            .map_err(|error| invalid(format_args!("an event is not JSON: {error}")))?;
+        let (delta, message) = (&said["delta"], &said["delta"]["message"]);
+        match text(&said, "type") {
+            "content-start" | "content-delta" => {
+                emit::reasoning(out, 0, text(&message["content"], "thinking"));
+                emit::text(out, 0, text(&message["content"], "text"));
+            }
+            "tool-plan-delta" => emit::reasoning(out, 0, text(message, "tool_plan")),
+            "tool-call-start" => {
+                let call = &message["tool_calls"];
+                let fragment = self.fragment(text(call, "id"), text(&call["function"], "name"), "");
+                emit::tool_call(out, 0, fragment);
+                self.arguments = text(&call["function"], "arguments").to_owned();
+            }
+            "tool-call-delta" => self.arguments.push_str(text(&message["tool_calls"]["function"], "arguments")),
+            "tool-call-end" => {
+                let whole = std::mem::take(&mut self.arguments);
+                let fragment = self.fragment("", "", arguments(&whole));
+                emit::tool_call(out, 0, fragment);
+                self.calls += 1;
+            }
+            "message-end" => {
+                if delta["error"].is_string() {
+                    return Err(error::from_object(&delta["error"]));
+                }
+                emit::end(out, usage(&delta["usage"]), &[finish_reason(text(delta, "finish_reason"))]);
+                self.done = true;
+            }
+            // Begins and ends of parts, citations, and events of later versions.
+            _ => {}
+        }
+        // Arguments of a length that no tool has are no arguments.
+        if self.arguments.len() > sse::MAX_EVENT_BYTES {
+            return Err(invalid("a tool call's arguments are too large"));
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, _: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        Err(truncated())
+    }
+
+    fn is_done(&self) -> bool {
+        self.done
+    }
+}
