@@ -4,13 +4,14 @@
 # make soak         the same for an hour
 # make bench        what minting and verifying cost beside the bare signatures, as ratios in one run
 # make vectors      DIR=folder: published signature vectors (Wycheproof) through the verifier
+# make replay       DIR=folder: recorded exchanges with model servers through the adapter's readers
 # make generate     write proto/src/gen anew from the .proto files
 
 ARGS ?=
 PYTHON ?= python3
 VENV := target/test-venv
 
-.PHONY: demo test test-rust test-acceptance test-extra soak lint generate vectors bench
+.PHONY: demo test test-rust test-acceptance test-extra soak lint generate vectors replay bench
 
 demo:
 	@$(PYTHON) deploy/demo/demo.py $(ARGS)
@@ -42,6 +43,9 @@ bench:
 
 vectors:
 	@cargo run --locked --quiet --release -p postern-token --example vectors -- "$(DIR)"
+
+replay:
+	@cargo run --locked --quiet --release -p postern-tests --example replay -- "$(DIR)"
 
 generate:
 	POSTERN_GENERATE=1 cargo test --locked -p postern-proto --test generated

@@ -51,8 +51,8 @@ pub struct EndpointSpec {
 }
 
 /// The providers that adapters offer.
-const PROVIDERS: [&str; 8] =
-    ["openai", "azure_openai", "mistral", "anthropic", "gemini", "ollama", "cohere", "bedrock"];
+const PROVIDERS: [&str; 9] =
+    ["openai", "azure_openai", "mistral", "anthropic", "gemini", "vertex", "ollama", "cohere", "bedrock"];
 const MAX_ENDPOINTS: usize = 16;
 const MAX_NETWORKS: usize = 256;
 

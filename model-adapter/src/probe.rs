@@ -54,7 +54,10 @@ async fn probe(models: &Models, endpoint: &Endpoint, report: &mut Report<'_>) {
     }
     let mut listed = Value::Null;
     let authenticated = report.step("authenticate", async {
-        let call = endpoint.provider.list_models(&endpoint.target())?;
+        let Some(call) = endpoint.provider.list_models(&endpoint.target())? else {
+            // The completion will tell.
+            return Ok("the API has no list to try the credential with".to_owned());
+        };
         match upstream::send(endpoint, call, &RequestId::generate(), models.clock.now()).await {
             Ok(response) => {
                 let body = upstream::read_all(response.into_body()).await?;
@@ -77,12 +80,13 @@ async fn probe(models: &Models, endpoint: &Endpoint, report: &mut Report<'_>) {
 
 /// Whether the list names the model. Servers with one model answer whatever name is asked, so a missing name is no failure.
 fn model_listed(identifier: &str, listed: &Value) -> String {
-    let ids: Vec<_> =
-        listed["data"].as_array().into_iter().flatten().filter_map(|model| model["id"].as_str()).collect();
-    if ids.contains(&identifier) {
+    let lists = [&listed["data"], &listed["models"]].into_iter().filter_map(Value::as_array).flatten();
+    let id = |model: &Value| model["id"].as_str().or_else(|| model["name"].as_str()).map(str::to_owned);
+    let ids: Vec<String> = lists.filter_map(id).map(|id| id.trim_start_matches("models/").to_owned()).collect();
+    if ids.iter().any(|id| id == identifier) {
         return format!("the server lists `{identifier}`");
     }
-    let shown = ids.iter().take(5).copied().collect::<Vec<_>>().join(", ");
+    let shown = ids.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
     format!("the server does not list `{identifier}`; it lists: {shown}")
 }
 

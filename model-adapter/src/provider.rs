@@ -115,11 +115,11 @@ pub trait Provider: Send + Sync {
     /// REQUEST_INVALID for what the format cannot say.
     fn call(&self, target: &Target<'_>, generation: &Generation, stream: bool) -> Result<Call, Failure>;
 
-    /// The request that lists models, to try a credential with.
+    /// The request that lists models, to try a credential with; `None` where the API has no such list.
     ///
     /// # Errors
     /// INTERNAL when the credential is no header's value.
-    fn list_models(&self, target: &Target<'_>) -> Result<Call, Failure>;
+    fn list_models(&self, target: &Target<'_>) -> Result<Option<Call>, Failure>;
 
     /// Reads a streamed answer.
     fn stream_decoder(&self, api: Api) -> Box<dyn StreamDecoder>;
@@ -144,10 +144,14 @@ pub fn by_name(name: &str) -> Option<&'static dyn Provider> {
         &openai::AZURE_OPENAI,
         &openai::MISTRAL,
         &anthropic::Anthropic,
-        &gemini::Gemini,
+        &gemini::GEMINI,
+        &gemini::VERTEX,
         &ollama::Ollama,
         &cohere::Cohere,
         &bedrock::Bedrock,
     ];
     ALL.iter().copied().find(|provider| provider.name() == name)
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,9 +35,9 @@ impl Provider for Anthropic {
         Ok(Call { path: "/messages".to_owned(), headers: headers(target)?, body, warnings, api: Api::Messages })
     }
 
-    fn list_models(&self, target: &Target<'_>) -> Result<Call, Failure> {
+    fn list_models(&self, target: &Target<'_>) -> Result<Option<Call>, Failure> {
         let (path, headers) = ("/models".to_owned(), headers(target)?);
-        Ok(Call { path, headers, body: Bytes::new(), warnings: Vec::new(), api: Api::Messages })
+        Ok(Some(Call { path, headers, body: Bytes::new(), warnings: Vec::new(), api: Api::Messages }))
     }
 
     fn stream_decoder(&self, _: Api) -> Box<dyn StreamDecoder> {

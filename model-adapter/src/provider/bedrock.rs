@@ -4,7 +4,6 @@
 mod answer;
 mod request;
 
-use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use postern_proto::Failure;
 use postern_proto::completion::v1::Completion;
@@ -33,10 +32,8 @@ impl Provider for Bedrock {
     }
 
     /// The runtime has no list; another service has.
-    fn list_models(&self, target: &Target<'_>) -> Result<Call, Failure> {
-        let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
-        let path = "/foundation-models".to_owned();
-        Ok(Call { path, headers, body: Bytes::new(), warnings: Vec::new(), api: Api::Converse })
+    fn list_models(&self, _: &Target<'_>) -> Result<Option<Call>, Failure> {
+        Ok(None)
     }
 
     fn stream_decoder(&self, _: Api) -> Box<dyn StreamDecoder> {

@@ -30,10 +30,10 @@ impl Provider for Cohere {
         Ok(Call { path: "/v2/chat".to_owned(), headers, body, warnings, api: Api::CohereChat })
     }
 
-    fn list_models(&self, target: &Target<'_>) -> Result<Call, Failure> {
+    fn list_models(&self, target: &Target<'_>) -> Result<Option<Call>, Failure> {
         let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
         let path = "/v1/models".to_owned();
-        Ok(Call { path, headers, body: Bytes::new(), warnings: Vec::new(), api: Api::CohereChat })
+        Ok(Some(Call { path, headers, body: Bytes::new(), warnings: Vec::new(), api: Api::CohereChat }))
     }
 
     fn stream_decoder(&self, _: Api) -> Box<dyn StreamDecoder> {

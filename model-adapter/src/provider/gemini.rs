@@ -1,10 +1,12 @@
-//! Gemini's content (<https://ai.google.dev/api/generate-content>), streamed and not.
+//! Gemini's content (<https://ai.google.dev/api/generate-content>), streamed and not, and the same on Vertex AI
+//! (<https://cloud.google.com/vertex-ai/generative-ai/docs/reference/rest>), whose base URL ends in `/publishers/google`.
 
 mod answer;
 mod request;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
+use http::header::{AUTHORIZATION, HeaderName};
 use postern_proto::Failure;
 use postern_proto::completion::v1::Completion;
 use postern_proto::model::v1::Generation;
@@ -12,16 +14,29 @@ use postern_proto::model::v1::Generation;
 use super::emit::EventStream;
 use super::{Api, Call, Provider, StreamDecoder, Target, say};
 
-/// The provider.
-pub struct Gemini;
+/// A provider of this API.
+pub struct Gemini {
+    name: &'static str,
+    on_vertex: bool,
+}
 
-fn headers(target: &Target<'_>) -> Result<HeaderMap, Failure> {
-    say::headers(HeaderName::from_static("x-goog-api-key"), "", target.api_key)
+/// The Gemini API.
+pub const GEMINI: Gemini = Gemini { name: "gemini", on_vertex: false };
+/// Vertex AI, with an access token as the key.
+pub const VERTEX: Gemini = Gemini { name: "vertex", on_vertex: true };
+
+impl Gemini {
+    fn headers(&self, target: &Target<'_>) -> Result<HeaderMap, Failure> {
+        match self.on_vertex {
+            true => say::headers(AUTHORIZATION, "Bearer ", target.api_key),
+            false => say::headers(HeaderName::from_static("x-goog-api-key"), "", target.api_key),
+        }
+    }
 }
 
 impl Provider for Gemini {
     fn name(&self) -> &'static str {
-        "gemini"
+        self.name
     }
 
     fn apis(&self) -> &'static [Api] {
@@ -32,12 +47,15 @@ impl Provider for Gemini {
         let (body, warnings) = request::body(generation)?;
         let method = if stream { "streamGenerateContent?alt=sse" } else { "generateContent" };
         let path = format!("/models/{}:{method}", say::segment(target.identifier));
-        Ok(Call { path, headers: headers(target)?, body, warnings, api: Api::GenerateContent })
+        Ok(Call { path, headers: self.headers(target)?, body, warnings, api: Api::GenerateContent })
     }
 
-    fn list_models(&self, target: &Target<'_>) -> Result<Call, Failure> {
-        let (path, headers) = ("/models".to_owned(), headers(target)?);
-        Ok(Call { path, headers, body: Bytes::new(), warnings: Vec::new(), api: Api::GenerateContent })
+    fn list_models(&self, target: &Target<'_>) -> Result<Option<Call>, Failure> {
+        if self.on_vertex {
+            return Ok(None);
+        }
+        let (path, headers) = ("/models".to_owned(), self.headers(target)?);
+        Ok(Some(Call { path, headers, body: Bytes::new(), warnings: Vec::new(), api: Api::GenerateContent }))
     }
 
     fn stream_decoder(&self, _: Api) -> Box<dyn StreamDecoder> {

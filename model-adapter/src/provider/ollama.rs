@@ -30,10 +30,10 @@ impl Provider for Ollama {
         Ok(Call { path: path.to_owned(), headers, body, warnings, api })
     }
 
-    fn list_models(&self, target: &Target<'_>) -> Result<Call, Failure> {
+    fn list_models(&self, target: &Target<'_>) -> Result<Option<Call>, Failure> {
         let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
         let path = "/api/tags".to_owned();
-        Ok(Call { path, headers, body: Bytes::new(), warnings: Vec::new(), api: Api::OllamaChat })
+        Ok(Some(Call { path, headers, body: Bytes::new(), warnings: Vec::new(), api: Api::OllamaChat }))
     }
 
     fn stream_decoder(&self, _: Api) -> Box<dyn StreamDecoder> {

@@ -82,18 +82,18 @@ impl Provider for OpenAi {
         Ok(Call { path: self.path(target, path), headers: self.headers(target)?, body, warnings, api })
     }
 
-    fn list_models(&self, target: &Target<'_>) -> Result<Call, Failure> {
+    fn list_models(&self, target: &Target<'_>) -> Result<Option<Call>, Failure> {
         let path = match self.dialect {
             Dialect::OpenAi | Dialect::Mistral => "/models".to_owned(),
             Dialect::Azure => format!("/openai/models?api-version={AZURE_VERSION}"),
         };
-        Ok(Call {
+        Ok(Some(Call {
             path,
             headers: self.headers(target)?,
             body: Bytes::new(),
             warnings: Vec::new(),
             api: Api::Completions,
-        })
+        }))
     }
 
     fn stream_decoder(&self, api: Api) -> Box<dyn StreamDecoder> {

@@ -17,6 +17,7 @@ mod oauth;
 mod openai_door;
 mod partners;
 mod relay;
+mod replaying;
 mod requests;
 mod tls;
 mod trust;

@@ -1,0 +1,260 @@
+//! What each provider says of one and the same conversation.
+
+use postern_proto::completion::v1::{
+    ContentPart, Image, Message, Parameters, ResponseFormat, Role, Tool, ToolCall, ToolChoice, content_part, image,
+    response_format, tool_choice,
+};
+use postern_proto::model::v1::{ChatPrompt, Generation, RawPrompt, generation};
+use postern_proto::{Failure, Reason};
+use serde_json::{Value, json};
+
+use super::*;
+
+fn text(text: &str) -> ContentPart {
+    ContentPart { part: Some(content_part::Part::Text(text.to_owned())) }
+}
+
+fn picture() -> ContentPart {
+    let source = Some(image::Source::Data(vec![1, 2, 3]));
+    let image = Image { source, media_type: "image/png".to_owned(), detail: String::new() };
+    ContentPart { part: Some(content_part::Part::Image(image)) }
+}
+
+fn message(role: Role, content: Vec<ContentPart>) -> Message {
+    Message { role: role as i32, content, ..Default::default() }
+}
+
+/// System, a question with an image, a call and its result.
+fn conversation() -> ChatPrompt {
+    let call =
+        ToolCall { id: "c1".to_owned(), name: "weather".to_owned(), arguments_json: r#"{"city":"Bern"}"#.to_owned() };
+    ChatPrompt {
+        messages: vec![
+            message(Role::System, vec![text("Be brief.")]),
+            message(Role::User, vec![text("Where is this?"), picture()]),
+            Message { tool_calls: vec![call], ..message(Role::Assistant, vec![text("")]) },
+            Message { tool_call_id: "c1".to_owned(), ..message(Role::Tool, vec![text(r#"{"sun":true}"#)]) },
+        ],
+        tools: vec![Tool {
+            name: "weather".to_owned(),
+            description: "Tells it.".to_owned(),
+            parameters_json: r#"{"type":"object","properties":{"city":{"type":"string"}}}"#.to_owned(),
+            strict: None,
+        }],
+        tool_choice: Some(ToolChoice { choice: Some(tool_choice::Choice::Mode(tool_choice::Mode::Required as i32)) }),
+        response_format: None,
+    }
+}
+
+fn parameters() -> Parameters {
+    Parameters {
+        max_tokens: Some(20),
+        temperature: Some(1.5),
+        top_p: Some(0.5),
+        top_k: Some(3),
+        stop: vec!["END".to_owned()],
+        seed: Some(7),
+        ..Default::default()
+    }
+}
+
+fn call(provider: &str, prompt: generation::Prompt, parameters: Parameters) -> Result<(Call, Value), Failure> {
+    let key = "model-key".to_owned().into();
+    let target = Target { model: "demo", identifier: "org/m:1", api_key: Some(&key) };
+    let generation = Generation { prompt: Some(prompt), parameters: Some(parameters), ..Default::default() };
+    let call = by_name(provider).unwrap().call(&target, &generation, true)?;
+    let body = serde_json::from_slice(&call.body).unwrap();
+    Ok((call, body))
+}
+
+fn header<'a>(call: &'a Call, name: &str) -> &'a str {
+    call.headers[name].to_str().unwrap()
+}
+
+fn said(provider: &str) -> (Call, Value) {
+    call(provider, generation::Prompt::Chat(conversation()), parameters()).unwrap()
+}
+
+const SCHEMA: &str = r#"{"type":"object","properties":{"city":{"type":"string"}}}"#;
+
+fn schema() -> Value {
+    serde_json::from_str(SCHEMA).unwrap()
+}
+
+#[test]
+fn anthropic_is_told_the_conversation_in_its_own_form() {
+    let (call, body) = said("anthropic");
+    assert_eq!((call.path.as_str(), header(&call, "x-api-key")), ("/messages", "model-key"));
+    assert_eq!(call.headers["anthropic-version"], "2023-06-01");
+    assert!(call.headers["x-api-key"].is_sensitive());
+    let expected = json!({
+        "model": "org/m:1", "stream": true, "max_tokens": 20, "temperature": 1.0, "top_p": 0.5, "top_k": 3,
+        "stop_sequences": ["END"], "system": "Be brief.", "tool_choice": { "type": "any" },
+        "tools": [{ "name": "weather", "description": "Tells it.", "input_schema": schema() }],
+        "messages": [
+            { "role": "user", "content": [
+                { "type": "text", "text": "Where is this?" },
+                { "type": "image", "source": { "type": "base64", "media_type": "image/png", "data": "AQID" } },
+            ] },
+            { "role": "assistant", "content": [
+                { "type": "tool_use", "id": "c1", "name": "weather", "input": { "city": "Bern" } },
+            ] },
+            { "role": "user", "content": [
+                { "type": "tool_result", "tool_use_id": "c1", "content": [{ "type": "text", "text": "{\"sun\":true}" }] },
+            ] },
+        ],
+    });
+    assert_eq!(body, expected);
+    assert_eq!(call.warnings.len(), 2, "seed and temperature: {:?}", call.warnings);
+}
+
+#[test]
+fn gemini_is_told_the_conversation_in_its_own_form() {
+    let (call, body) = said("gemini");
+    assert_eq!(call.path, "/models/org%2Fm%3A1:streamGenerateContent?alt=sse");
+    assert_eq!(call.headers["x-goog-api-key"], "model-key");
+    let expected = json!({
+        "systemInstruction": { "parts": [{ "text": "Be brief." }] },
+        "toolConfig": { "functionCallingConfig": { "mode": "ANY" } },
+        "tools": [{ "functionDeclarations": [
+            { "name": "weather", "description": "Tells it.", "parametersJsonSchema": schema() },
+        ] }],
+        "generationConfig": {
+            "maxOutputTokens": 20, "temperature": 1.5, "topP": 0.5, "topK": 3, "stopSequences": ["END"], "seed": 7,
+        },
+        "contents": [
+            { "role": "user", "parts": [
+                { "text": "Where is this?" }, { "inlineData": { "mimeType": "image/png", "data": "AQID" } },
+            ] },
+            { "role": "model", "parts": [{ "functionCall": { "name": "weather", "args": { "city": "Bern" } } }] },
+            { "role": "user", "parts": [{ "functionResponse": { "name": "weather", "response": { "sun": true } } }] },
+        ],
+    });
+    assert_eq!((body, call.warnings.len()), (expected, 0));
+}
+
+#[test]
+fn ollama_is_told_the_conversation_in_its_own_form() {
+    let (call, body) = said("ollama");
+    assert_eq!((call.path.as_str(), header(&call, "authorization")), ("/api/chat", "Bearer model-key"));
+    let function = json!({ "name": "weather", "description": "Tells it.", "parameters": schema() });
+    let expected = json!({
+        "model": "org/m:1", "stream": true, "tools": [{ "type": "function", "function": function }],
+        "options": { "num_predict": 20, "temperature": 1.5, "top_p": 0.5, "top_k": 3, "stop": ["END"], "seed": 7 },
+        "messages": [
+            { "role": "system", "content": "Be brief." },
+            { "role": "user", "content": "Where is this?", "images": ["AQID"] },
+            { "role": "assistant", "content": "",
+              "tool_calls": [{ "function": { "name": "weather", "arguments": { "city": "Bern" } } }] },
+            { "role": "tool", "content": "{\"sun\":true}", "tool_name": "weather" },
+        ],
+    });
+    assert_eq!((body, call.warnings.len()), (expected, 1), "that a call cannot be demanded");
+    let raw = generation::Prompt::Raw(RawPrompt { text: "<fim>".to_owned() });
+    let (call, body) = self::call("ollama", raw, Parameters::default()).unwrap();
+    let expected = json!({ "model": "org/m:1", "prompt": "<fim>", "raw": true, "stream": true });
+    assert_eq!((call.path.as_str(), body), ("/api/generate", expected));
+}
+
+#[test]
+fn cohere_is_told_the_conversation_in_its_own_form() {
+    let (call, body) = said("cohere");
+    assert_eq!((call.path.as_str(), header(&call, "authorization")), ("/v2/chat", "Bearer model-key"));
+    let function = json!({ "name": "weather", "description": "Tells it.", "parameters": schema() });
+    let called = json!({ "name": "weather", "arguments": "{\"city\":\"Bern\"}" });
+    let expected = json!({
+        "model": "org/m:1", "stream": true, "max_tokens": 20, "temperature": 1.5, "p": 0.5, "k": 3,
+        "stop_sequences": ["END"], "seed": 7, "tool_choice": "REQUIRED",
+        "tools": [{ "type": "function", "function": function }],
+        "messages": [
+            { "role": "system", "content": [{ "type": "text", "text": "Be brief." }] },
+            { "role": "user", "content": [
+                { "type": "text", "text": "Where is this?" },
+                { "type": "image_url", "image_url": { "url": "data:image/png;base64,AQID" } },
+            ] },
+            { "role": "assistant", "content": [{ "type": "text", "text": "" }],
+              "tool_calls": [{ "id": "c1", "type": "function", "function": called }] },
+            { "role": "tool", "tool_call_id": "c1", "content": [{ "type": "text", "text": "{\"sun\":true}" }] },
+        ],
+    });
+    assert_eq!((body, call.warnings.len()), (expected, 0));
+}
+
+#[test]
+fn bedrock_is_told_the_conversation_in_its_own_form() {
+    let (call, body) = said("bedrock");
+    assert_eq!(call.path, "/model/org%2Fm%3A1/converse-stream");
+    let spec = json!({ "name": "weather", "description": "Tells it.", "inputSchema": { "json": schema() } });
+    let expected = json!({
+        "system": [{ "text": "Be brief." }],
+        "toolConfig": { "tools": [{ "toolSpec": spec }], "toolChoice": { "any": {} } },
+        "inferenceConfig": { "maxTokens": 20, "temperature": 1.5, "topP": 0.5, "stopSequences": ["END"] },
+        "messages": [
+            { "role": "user", "content": [
+                { "text": "Where is this?" }, { "image": { "format": "png", "source": { "bytes": "AQID" } } },
+            ] },
+            { "role": "assistant", "content": [
+                { "toolUse": { "toolUseId": "c1", "name": "weather", "input": { "city": "Bern" } } },
+            ] },
+            { "role": "user", "content": [
+                { "toolResult": { "toolUseId": "c1", "content": [{ "text": "{\"sun\":true}" }] } },
+            ] },
+        ],
+    });
+    assert_eq!((body, call.warnings.len()), (expected, 2), "top_k and seed");
+}
+
+#[test]
+fn those_that_speak_openais_api_differ_where_they_do() {
+    let (call, body) = said("mistral");
+    assert_eq!((call.path.as_str(), header(&call, "authorization")), ("/chat/completions", "Bearer model-key"));
+    assert_eq!((&body["random_seed"], &body["tool_choice"]), (&json!(7), &json!("any")));
+    assert!(["seed", "stream_options", "top_k"].iter().all(|name| body.get(name).is_none()), "{body}");
+    assert_eq!(call.warnings.len(), 1, "top_k");
+    let (call, _) = said("vertex");
+    assert_eq!(header(&call, "authorization"), "Bearer model-key");
+    let (call, body) = said("azure_openai");
+    assert_eq!(call.path, "/openai/deployments/org%2Fm%3A1/chat/completions?api-version=2024-10-21");
+    assert_eq!((header(&call, "api-key"), call.headers.get("authorization")), ("model-key", None));
+    assert_eq!(body["stream_options"]["include_usage"], true);
+}
+
+#[test]
+fn what_a_format_cannot_say_is_refused_or_said_to_be_dropped() {
+    let chat = || generation::Prompt::Chat(conversation());
+    let all = ["anthropic", "gemini", "ollama", "cohere", "bedrock"];
+    for provider in all {
+        let many = Parameters { choices: Some(2), ..Default::default() };
+        let refused = call(provider, chat(), many).err().map(|failure| failure.reason);
+        assert_eq!(refused, Some(Reason::RequestInvalid), "{provider}");
+        let extra = Parameters { extra_json: r#"{"mirostat":1}"#.to_owned(), ..Default::default() };
+        let (call, body) = call(provider, chat(), extra).unwrap();
+        assert!(call.warnings.iter().any(|warning| warning.contains("mirostat")), "{provider}: {:?}", call.warnings);
+        assert!(!body.to_string().contains("mirostat"), "{provider}");
+    }
+    for provider in ["anthropic", "gemini", "cohere", "bedrock"] {
+        let raw = generation::Prompt::Raw(RawPrompt { text: "x".to_owned() });
+        assert!(call(provider, raw, Parameters::default()).is_err(), "{provider}");
+    }
+    // Arguments of a call that are no JSON come from a caller, and are its fault.
+    let mut broken = conversation();
+    broken.messages[2].tool_calls[0].arguments_json = "{".to_owned();
+    for provider in ["anthropic", "gemini", "ollama", "bedrock"] {
+        let refused = call(provider, generation::Prompt::Chat(broken.clone()), Parameters::default());
+        assert_eq!(refused.err().map(|failure| failure.reason), Some(Reason::RequestInvalid), "{provider}");
+    }
+    let schema = response_format::JsonSchema { schema_json: SCHEMA.to_owned(), ..Default::default() };
+    let format = Some(response_format::Format::JsonSchema(schema));
+    let structured = ChatPrompt { response_format: Some(ResponseFormat { format }), ..conversation() };
+    for (provider, place) in [
+        ("gemini", "/generationConfig/responseJsonSchema"),
+        ("ollama", "/format"),
+        ("cohere", "/response_format/json_schema"),
+    ] {
+        let (_, body) = call(provider, generation::Prompt::Chat(structured.clone()), Parameters::default()).unwrap();
+        assert_eq!(body.pointer(place), Some(&self::schema()), "{provider}");
+    }
+    for provider in ["anthropic", "bedrock"] {
+        assert!(call(provider, generation::Prompt::Chat(structured.clone()), Parameters::default()).is_err());
+    }
+}
