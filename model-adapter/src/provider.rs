@@ -3,7 +3,8 @@
 mod anthropic;
 mod bedrock;
 mod cohere;
-mod emit;
+pub mod embeddings;
+pub(crate) mod emit;
 mod error;
 mod gemini;
 mod ollama;
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use postern_proto::Failure;
 use postern_proto::completion::v1::{Completion, CompletionEvent};
-use postern_proto::model::v1::Generation;
+use postern_proto::model::v1::{EmbedRequest, Generation};
 use secrecy::SecretString;
 
 /// What a provider must know of an endpoint.
@@ -62,6 +63,8 @@ pub enum Api {
     CohereChat,
     /// Bedrock's Converse.
     Converse,
+    /// Embeddings, of whatever shape.
+    Embeddings,
 }
 
 impl Api {
@@ -78,6 +81,7 @@ impl Api {
             "ollama_generate" => Self::OllamaGenerate,
             "cohere_chat" => Self::CohereChat,
             "converse" => Self::Converse,
+            "embeddings" => Self::Embeddings,
             _ => return None,
         })
     }
@@ -114,6 +118,14 @@ pub trait Provider: Send + Sync {
     /// # Errors
     /// REQUEST_INVALID for what the format cannot say.
     fn call(&self, target: &Target<'_>, generation: &Generation, stream: bool) -> Result<Call, Failure>;
+
+    /// The request for embeddings.
+    ///
+    /// # Errors
+    /// REQUEST_INVALID where the API has none.
+    fn embed(&self, _: &Target<'_>, _: &EmbedRequest) -> Result<Call, Failure> {
+        Err(Failure::field("inputs", format!("the provider {} has no embeddings", self.name())))
+    }
 
     /// The request that lists models, to try a credential with; `None` where the API has no such list.
     ///

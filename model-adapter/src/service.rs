@@ -22,7 +22,7 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use crate::endpoints::{Endpoint, Endpoints};
-use crate::provider::{Api, StreamDecoder};
+use crate::provider::{Api, StreamDecoder, embeddings, emit};
 use crate::upstream;
 
 /// The service.
@@ -38,15 +38,29 @@ pub struct Models {
 pub type Events = Pin<Box<dyn Stream<Item = Result<pb::StreamGenerateResponse, Status>> + Send>>;
 
 impl Models {
-    fn endpoint(&self, generation: &pb::Generation) -> Result<Arc<Endpoint>, Failure> {
-        self.endpoints.get(&generation.endpoint_id).ok_or_else(|| {
+    async fn embed_once(&self, asked: &pb::EmbedRequest, id: &RequestId) -> Result<pb::EmbedResponse, Failure> {
+        let endpoint = self.endpoint(&asked.endpoint_id)?;
+        let call = endpoint.provider.embed(&endpoint.target(), asked)?;
+        tracing::info!(model.name = endpoint.model, endpoint.id = endpoint.id, "calling the model");
+        let response = upstream::send(&endpoint, call, id, self.clock.now()).await?;
+        let body = upstream::read_all(response.into_body()).await?;
+        let read = embeddings::read(&body).map_err(|failure| upstream::scrubbed(&endpoint, failure))?;
+        if read.vectors.len() != asked.inputs.len() {
+            return Err(emit::invalid("not one embedding for each text"));
+        }
+        let usage = Some(read.usage.unwrap_or_else(emit::absent_usage));
+        Ok(pb::EmbedResponse { embeddings: read.vectors, usage })
+    }
+
+    fn endpoint(&self, id: &str) -> Result<Arc<Endpoint>, Failure> {
+        self.endpoints.get(id).ok_or_else(|| {
             Failure::new(Reason::EndpointNotFound, "this adapter does not serve that endpoint (yet)")
                 .with_blame(Blame::Adapter)
         })
     }
 
     async fn stream(&self, generation: pb::Generation, id: &RequestId) -> Result<Answer, Failure> {
-        let endpoint = self.endpoint(&generation)?;
+        let endpoint = self.endpoint(&generation.endpoint_id)?;
         let call = endpoint.provider.call(&endpoint.target(), &generation, true)?;
         tracing::info!(model.name = endpoint.model, endpoint.id = endpoint.id, "calling the model");
         let (kind, warnings) = (call.api, call.warnings.clone());
@@ -90,7 +104,7 @@ impl Models {
         generation: pb::Generation,
         id: &RequestId,
     ) -> Result<Completion, Failure> {
-        let endpoint = self.endpoint(&generation)?;
+        let endpoint = self.endpoint(&generation.endpoint_id)?;
         let call = endpoint.provider.call(&endpoint.target(), &generation, false)?;
         let (kind, warnings) = (call.api, call.warnings.clone());
         let response = upstream::send(&endpoint, call, id, self.clock.now()).await?;
@@ -117,6 +131,12 @@ impl ModelService for Models {
         let generation = given(request.into_inner().generation).map_err(refuse)?;
         let answer = self.stream(generation, &id).await.map_err(refuse)?;
         Ok(Response::new(Box::pin(answer.into_stream())))
+    }
+
+    async fn embed(&self, request: Request<pb::EmbedRequest>) -> Result<Response<pb::EmbedResponse>, Status> {
+        let id = id_of(&request);
+        let asked = request.into_inner();
+        self.embed_once(&asked, &id).await.map(Response::new).map_err(refuse)
     }
 
     async fn generate(&self, request: Request<pb::GenerateRequest>) -> Result<Response<pb::GenerateResponse>, Status> {

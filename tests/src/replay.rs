@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
-use model_adapter::provider::{self, Api, Provider};
+use model_adapter::provider::{self, Api, Provider, embeddings};
 use postern_proto::Failure;
 use postern_proto::completion::v1::{Completion, CompletionEvent, FinishReason, Usage, completion_event, delta};
 use serde::Deserialize;
@@ -121,6 +121,13 @@ impl Exchange {
             } else {
                 Err(format!("expected {}, came status {status}", self.expect))
             };
+        }
+        if api == Api::Embeddings {
+            let read = embeddings::read(body).map_err(|failure| format!("a failure came: {}", failure.message))?;
+            let dim = read.vectors.first().map_or(0, |vector| vector.values.len());
+            let came = serde_json::json!({ "count": read.vectors.len(), "dim": dim });
+            let expected = &self.expect["embeddings"];
+            return if fits(&came, expected) { Ok(()) } else { Err(format!("expected {expected}, came {came}")) };
         }
         if !self.stream {
             let answer = provider.read(api, body).map(whole);

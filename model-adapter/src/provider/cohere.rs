@@ -7,8 +7,9 @@ use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use postern_proto::Failure;
 use postern_proto::completion::v1::Completion;
-use postern_proto::model::v1::Generation;
+use postern_proto::model::v1::{EmbedRequest, Generation};
 
+use super::embeddings::{self, Shape};
 use super::emit::EventStream;
 use super::{Api, Call, Provider, StreamDecoder, Target, say};
 
@@ -21,13 +22,19 @@ impl Provider for Cohere {
     }
 
     fn apis(&self) -> &'static [Api] {
-        &[Api::CohereChat]
+        &[Api::CohereChat, Api::Embeddings]
     }
 
     fn call(&self, target: &Target<'_>, generation: &Generation, stream: bool) -> Result<Call, Failure> {
         let (body, warnings) = request::body(target.identifier, generation, stream)?;
         let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
         Ok(Call { path: "/v2/chat".to_owned(), headers, body, warnings, api: Api::CohereChat })
+    }
+
+    fn embed(&self, target: &Target<'_>, asked: &EmbedRequest) -> Result<Call, Failure> {
+        let body = embeddings::body(Shape::Cohere, target.identifier, asked)?;
+        let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
+        Ok(Call { path: "/v2/embed".to_owned(), headers, body, warnings: Vec::new(), api: Api::Embeddings })
     }
 
     fn list_models(&self, target: &Target<'_>) -> Result<Option<Call>, Failure> {

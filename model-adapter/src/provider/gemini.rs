@@ -9,8 +9,9 @@ use http::HeaderMap;
 use http::header::{AUTHORIZATION, HeaderName};
 use postern_proto::Failure;
 use postern_proto::completion::v1::Completion;
-use postern_proto::model::v1::Generation;
+use postern_proto::model::v1::{EmbedRequest, Generation};
 
+use super::embeddings::{self, Shape};
 use super::emit::EventStream;
 use super::{Api, Call, Provider, StreamDecoder, Target, say};
 
@@ -40,7 +41,7 @@ impl Provider for Gemini {
     }
 
     fn apis(&self) -> &'static [Api] {
-        &[Api::GenerateContent]
+        &[Api::GenerateContent, Api::Embeddings]
     }
 
     fn call(&self, target: &Target<'_>, generation: &Generation, stream: bool) -> Result<Call, Failure> {
@@ -48,6 +49,14 @@ impl Provider for Gemini {
         let method = if stream { "streamGenerateContent?alt=sse" } else { "generateContent" };
         let path = format!("/models/{}:{method}", say::segment(target.identifier));
         Ok(Call { path, headers: self.headers(target)?, body, warnings, api: Api::GenerateContent })
+    }
+
+    fn embed(&self, target: &Target<'_>, asked: &EmbedRequest) -> Result<Call, Failure> {
+        let (shape, method) =
+            if self.on_vertex { (Shape::Vertex, "predict") } else { (Shape::Gemini, "batchEmbedContents") };
+        let body = embeddings::body(shape, target.identifier, asked)?;
+        let path = format!("/models/{}:{method}", say::segment(target.identifier));
+        Ok(Call { path, headers: self.headers(target)?, body, warnings: Vec::new(), api: Api::Embeddings })
     }
 
     fn list_models(&self, target: &Target<'_>) -> Result<Option<Call>, Failure> {

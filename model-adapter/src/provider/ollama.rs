@@ -7,8 +7,9 @@ use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use postern_proto::Failure;
 use postern_proto::completion::v1::Completion;
-use postern_proto::model::v1::Generation;
+use postern_proto::model::v1::{EmbedRequest, Generation};
 
+use super::embeddings::{self, Shape};
 use super::{Api, Call, Provider, StreamDecoder, Target, say};
 
 /// The provider.
@@ -20,7 +21,7 @@ impl Provider for Ollama {
     }
 
     fn apis(&self) -> &'static [Api] {
-        &[Api::OllamaChat, Api::OllamaGenerate]
+        &[Api::OllamaChat, Api::OllamaGenerate, Api::Embeddings]
     }
 
     fn call(&self, target: &Target<'_>, generation: &Generation, stream: bool) -> Result<Call, Failure> {
@@ -28,6 +29,12 @@ impl Provider for Ollama {
         let path = if api == Api::OllamaGenerate { "/api/generate" } else { "/api/chat" };
         let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
         Ok(Call { path: path.to_owned(), headers, body, warnings, api })
+    }
+
+    fn embed(&self, target: &Target<'_>, asked: &EmbedRequest) -> Result<Call, Failure> {
+        let body = embeddings::body(Shape::Ollama, target.identifier, asked)?;
+        let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
+        Ok(Call { path: "/api/embed".to_owned(), headers, body, warnings: Vec::new(), api: Api::Embeddings })
     }
 
     fn list_models(&self, target: &Target<'_>) -> Result<Option<Call>, Failure> {

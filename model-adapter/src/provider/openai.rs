@@ -10,8 +10,9 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderName};
 use postern_proto::Failure;
 use postern_proto::completion::v1::Completion;
-use postern_proto::model::v1::Generation;
+use postern_proto::model::v1::{EmbedRequest, Generation};
 
+use super::embeddings::{self, Shape};
 use super::emit::EventStream;
 use super::{Api, Call, Provider, StreamDecoder, Target, say};
 
@@ -68,8 +69,8 @@ impl Provider for OpenAi {
 
     fn apis(&self) -> &'static [Api] {
         match self.dialect {
-            Dialect::OpenAi | Dialect::Azure => &[Api::Chat, Api::Completions, Api::Responses],
-            Dialect::Mistral => &[Api::Chat, Api::Completions],
+            Dialect::OpenAi | Dialect::Azure => &[Api::Chat, Api::Completions, Api::Responses, Api::Embeddings],
+            Dialect::Mistral => &[Api::Chat, Api::Completions, Api::Embeddings],
         }
     }
 
@@ -80,6 +81,13 @@ impl Provider for OpenAi {
             _ => "/chat/completions",
         };
         Ok(Call { path: self.path(target, path), headers: self.headers(target)?, body, warnings, api })
+    }
+
+    fn embed(&self, target: &Target<'_>, asked: &EmbedRequest) -> Result<Call, Failure> {
+        let shape = if self.dialect == Dialect::Mistral { Shape::Mistral } else { Shape::OpenAi };
+        let body = embeddings::body(shape, target.identifier, asked)?;
+        let (path, headers) = (self.path(target, "/embeddings"), self.headers(target)?);
+        Ok(Call { path, headers, body, warnings: Vec::new(), api: Api::Embeddings })
     }
 
     fn list_models(&self, target: &Target<'_>) -> Result<Option<Call>, Failure> {

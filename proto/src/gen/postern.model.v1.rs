@@ -78,6 +78,36 @@ pub struct GenerateResponse {
     #[prost(message, optional, tag = "1")]
     pub completion: ::core::option::Option<super::super::completion::v1::Completion>,
 }
+/// Request of Embed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EmbedRequest {
+    /// Required. Where the model is served.
+    #[prost(string, tag = "1")]
+    pub endpoint_id: ::prost::alloc::string::String,
+    /// Required, at least one, at most 2048. The texts.
+    #[prost(string, repeated, tag = "2")]
+    pub inputs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How many numbers a vector shall have, where the model can choose. Default: the model's own.
+    #[prost(uint32, optional, tag = "3")]
+    pub dimensions: ::core::option::Option<u32>,
+}
+/// Response of Embed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EmbedResponse {
+    /// One for each text, in their order.
+    #[prost(message, repeated, tag = "1")]
+    pub embeddings: ::prost::alloc::vec::Vec<Embedding>,
+    /// What it cost.
+    #[prost(message, optional, tag = "2")]
+    pub usage: ::core::option::Option<super::super::completion::v1::Usage>,
+}
+/// A vector.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Embedding {
+    /// The numbers.
+    #[prost(float, repeated, tag = "1")]
+    pub values: ::prost::alloc::vec::Vec<f32>,
+}
 /// Generated client implementations.
 pub mod model_service_client {
     #![allow(
@@ -227,6 +257,30 @@ pub mod model_service_client {
                 .insert(GrpcMethod::new("postern.model.v1.ModelService", "Generate"));
             self.inner.unary(req, path, codec).await
         }
+        /// Embeds texts, by one call of the model server.
+        /// Callers: gateways (role gateway, audience of the adapter's group).
+        /// Reasons: the token's, ROLE_MISSING, ENDPOINT_NOT_FOUND, REQUEST_INVALID, and the upstream's.
+        pub async fn embed(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EmbedRequest>,
+        ) -> std::result::Result<tonic::Response<super::EmbedResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.model.v1.ModelService/Embed",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.model.v1.ModelService", "Embed"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -268,6 +322,13 @@ pub mod model_service_server {
             tonic::Response<super::GenerateResponse>,
             tonic::Status,
         >;
+        /// Embeds texts, by one call of the model server.
+        /// Callers: gateways (role gateway, audience of the adapter's group).
+        /// Reasons: the token's, ROLE_MISSING, ENDPOINT_NOT_FOUND, REQUEST_INVALID, and the upstream's.
+        async fn embed(
+            &self,
+            request: tonic::Request<super::EmbedRequest>,
+        ) -> std::result::Result<tonic::Response<super::EmbedResponse>, tonic::Status>;
     }
     /// Served by an adapter. Each call is exactly one attempt at one endpoint; the adapter never retries. A failure's ErrorInfo
     /// carries `blame`: client, upstream or adapter.
@@ -423,6 +484,50 @@ pub mod model_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GenerateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.model.v1.ModelService/Embed" => {
+                    #[allow(non_camel_case_types)]
+                    struct EmbedSvc<T: ModelService>(pub Arc<T>);
+                    impl<
+                        T: ModelService,
+                    > tonic::server::UnaryService<super::EmbedRequest> for EmbedSvc<T> {
+                        type Response = super::EmbedResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EmbedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ModelService>::embed(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EmbedSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -58,6 +58,13 @@ type Responses = Pin<Box<dyn Stream<Item = Result<StreamGenerateResponse, Status
 
 #[tonic::async_trait]
 impl ModelService for Scripted {
+    async fn embed(
+        &self,
+        _: tonic::Request<postern_proto::model::v1::EmbedRequest>,
+    ) -> Result<tonic::Response<postern_proto::model::v1::EmbedResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
     type StreamGenerateStream = Responses;
 
     async fn stream_generate(

@@ -1,0 +1,224 @@
+//! Embeddings: what is asked for and what comes back, in the shapes that the providers have.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use postern_proto::Failure;
+use postern_proto::completion::v1::{Usage, UsageProvenance};
+use postern_proto::model::v1::{EmbedRequest, Embedding};
+use serde_json::{Value, json};
+
+use super::emit::invalid;
+use super::error;
+
+/// Texts in one request, and numbers in one vector; more is a fault.
+const MOST_INPUTS: usize = 2048;
+const MOST_DIMENSIONS: usize = 65_536;
+
+/// Vectors, in the order of the texts, and what they cost.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embeddings {
+    /// One for each text.
+    pub vectors: Vec<Embedding>,
+    /// What was said of usage.
+    pub usage: Option<Usage>,
+}
+
+/// How a provider asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// OpenAI's `/embeddings`.
+    OpenAi,
+    /// The same, with Mistral's name for the dimensions.
+    Mistral,
+    /// Cohere's `/v2/embed`.
+    Cohere,
+    /// Gemini's `batchEmbedContents`.
+    Gemini,
+    /// Vertex AI's `predict`.
+    Vertex,
+    /// Ollama's `/api/embed`.
+    Ollama,
+}
+
+/// The JSON body of a request.
+///
+/// # Errors
+/// REQUEST_INVALID for no texts, or too many.
+pub fn body(shape: Shape, identifier: &str, asked: &EmbedRequest) -> Result<Bytes, Failure> {
+    let EmbedRequest { endpoint_id: _, inputs, dimensions } = asked;
+    if inputs.is_empty() || inputs.len() > MOST_INPUTS {
+        return Err(Failure::field("inputs", format!("must be 1 to {MOST_INPUTS} texts")));
+    }
+    let mut body = match shape {
+        Shape::OpenAi | Shape::Mistral => json!({ "model": identifier, "input": inputs, "encoding_format": "float" }),
+        Shape::Cohere => json!({
+            "model": identifier, "texts": inputs, "input_type": "search_document", "embedding_types": ["float"],
+        }),
+        Shape::Ollama => json!({ "model": identifier, "input": inputs }),
+        Shape::Gemini => {
+            let one = |text: &String| {
+                let content = json!({ "parts": [{ "text": text }] });
+                let mut request = json!({ "model": format!("models/{identifier}"), "content": content });
+                if let Some(dimensions) = dimensions {
+                    request["outputDimensionality"] = (*dimensions).into();
+                }
+                request
+            };
+            json!({ "requests": inputs.iter().map(one).collect::<Value>() })
+        }
+        Shape::Vertex => {
+            json!({ "instances": inputs.iter().map(|text| json!({ "content": text })).collect::<Value>() })
+        }
+    };
+    if let Some(dimensions) = *dimensions {
+        match shape {
+            Shape::OpenAi | Shape::Ollama => body["dimensions"] = dimensions.into(),
+            Shape::Mistral | Shape::Cohere => body["output_dimension"] = dimensions.into(),
+            Shape::Vertex => body["parameters"] = json!({ "outputDimensionality": dimensions }),
+            Shape::Gemini => {}
+        }
+    }
+    Ok(serde_json::to_vec(&body).map_err(Failure::internal)?.into())
+}
+
+/// Reads an answer of any of the shapes.
+///
+/// # Errors
+/// MODEL_ANSWER_INVALID, or the error that the body holds.
+pub fn read(body: &[u8]) -> Result<Embeddings, Failure> {
+    let answer: Value = serde_json::from_slice(body).map_err(|error| invalid(format_args!("not JSON: {error}")))?;
+    if let Some(error) = answer.get("error").filter(|error| !error.is_null()) {
+        return Err(error::from_object(error));
+    }
+    let vectors = if let Some(data) = answer["data"].as_array() {
+        by_index(data)?
+    } else if let Some(predictions) = answer["predictions"].as_array() {
+        predictions.iter().map(|one| vector(&one["embeddings"]["values"])).collect::<Result<_, _>>()?
+    } else {
+        // Cohere names the kind of numbers; Gemini puts each vector into an object.
+        let list = answer["embeddings"]["float"].as_array().or_else(|| answer["embeddings"].as_array());
+        let list = list.ok_or_else(|| invalid("no embeddings"))?;
+        let one = |value: &Value| vector(value.get("values").unwrap_or(value));
+        list.iter().map(one).collect::<Result<_, _>>()?
+    };
+    if vectors.is_empty() || vectors.len() > MOST_INPUTS {
+        return Err(invalid("no embeddings, or too many"));
+    }
+    Ok(Embeddings { vectors, usage: usage(&answer) })
+}
+
+/// OpenAI's list says where each stands.
+fn by_index(data: &[Value]) -> Result<Vec<Embedding>, Failure> {
+    let mut vectors = Vec::new();
+    for (position, one) in data.iter().enumerate() {
+        let index = one["index"].as_u64().and_then(|index| usize::try_from(index).ok()).unwrap_or(position);
+        vectors.push((index, vector(&one["embedding"])?));
+    }
+    vectors.sort_by_key(|(index, _)| *index);
+    if vectors.iter().enumerate().any(|(position, (index, _))| position != *index) {
+        return Err(invalid("embeddings whose indices are not those of the texts"));
+    }
+    Ok(vectors.into_iter().map(|(_, vector)| vector).collect())
+}
+
+/// Numbers, or 32-bit floats in base64, little end first.
+fn vector(value: &Value) -> Result<Embedding, Failure> {
+    let values: Vec<f32> = match value {
+        Value::Array(numbers) => {
+            #[expect(clippy::cast_possible_truncation, reason = "vectors are of 32-bit floats")]
+            let number = |number: &Value| number.as_f64().map(|number| number as f32);
+            numbers.iter().map(number).collect::<Option<_>>().ok_or_else(|| invalid("a vector of something else"))?
+        }
+        Value::String(text) => {
+            let bytes = STANDARD.decode(text).map_err(|_| invalid("a vector that is not base64"))?;
+            let (floats, rest) = bytes.as_chunks::<4>();
+            if !rest.is_empty() {
+                return Err(invalid("a vector of a broken length"));
+            }
+            floats.iter().map(|float| f32::from_le_bytes(*float)).collect()
+        }
+        _ => return Err(invalid("no vector")),
+    };
+    if values.is_empty() || values.len() > MOST_DIMENSIONS {
+        return Err(invalid("a vector of no numbers, or too many"));
+    }
+    Ok(Embedding { values })
+}
+
+fn usage(answer: &Value) -> Option<Usage> {
+    let places = ["/usage/prompt_tokens", "/meta/billed_units/input_tokens", "/prompt_eval_count"];
+    let input_tokens = places.into_iter().find_map(|place| answer.pointer(place)?.as_u64())?;
+    Some(Usage { input_tokens: Some(input_tokens), provenance: UsageProvenance::Reported as i32, ..Usage::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(text: &str) -> Result<Vec<Vec<f32>>, Failure> {
+        read(text.as_bytes()).map(|read| read.vectors.into_iter().map(|vector| vector.values).collect())
+    }
+
+    #[test]
+    fn vectors_of_every_shape_are_read_in_the_order_of_the_texts() {
+        let expected = vec![vec![1.0, 2.0], vec![3.0, -4.5]];
+        let base64 = |floats: [f32; 2]| STANDARD.encode(floats.map(f32::to_le_bytes).concat());
+        for text in [
+            r#"{"data":[{"index":1,"embedding":[3,-4.5]},{"index":0,"embedding":[1,2]}]}"#.to_owned(),
+            format!(
+                r#"{{"data":[{{"embedding":"{}"}},{{"embedding":"{}"}}]}}"#,
+                base64([1.0, 2.0]),
+                base64([3.0, -4.5])
+            ),
+            r#"{"embeddings":{"float":[[1,2],[3,-4.5]]}}"#.to_owned(),
+            r#"{"embeddings":[[1,2],[3,-4.5]]}"#.to_owned(),
+            r#"{"embeddings":[{"values":[1,2]},{"values":[3,-4.5]}]}"#.to_owned(),
+            r#"{"predictions":[{"embeddings":{"values":[1,2]}},{"embeddings":{"values":[3,-4.5]}}]}"#.to_owned(),
+        ] {
+            assert_eq!(numbers(&text).ok().as_ref(), Some(&expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_vector_is_refused() {
+        for text in [
+            "{}",
+            "[]",
+            r#"{"data":[]}"#,
+            r#"{"data":[{"embedding":[]}]}"#,
+            r#"{"data":[{"embedding":["1"]}]}"#,
+            r#"{"data":[{"embedding":"AAAA"}]}"#,
+            r#"{"data":[{"index":0,"embedding":[1]},{"index":0,"embedding":[1]}]}"#,
+            r#"{"data":[{"index":1,"embedding":[1]}]}"#,
+            r#"{"error":{"message":"no"}}"#,
+        ] {
+            assert!(numbers(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_provider_is_asked_in_its_own_shape() {
+        let asked = EmbedRequest { inputs: vec!["a".to_owned()], dimensions: Some(8), ..Default::default() };
+        let said = |shape| serde_json::from_slice::<Value>(&body(shape, "m", &asked).unwrap()).unwrap();
+        assert_eq!(
+            said(Shape::OpenAi),
+            json!({ "model": "m", "input": ["a"], "encoding_format": "float", "dimensions": 8 })
+        );
+        assert_eq!(said(Shape::Mistral)["output_dimension"], 8);
+        assert_eq!(
+            (&said(Shape::Cohere)["texts"], &said(Shape::Cohere)["output_dimension"]),
+            (&json!(["a"]), &json!(8))
+        );
+        assert_eq!(said(Shape::Ollama), json!({ "model": "m", "input": ["a"], "dimensions": 8 }));
+        let request = json!({
+            "model": "models/m", "content": { "parts": [{ "text": "a" }] }, "outputDimensionality": 8,
+        });
+        assert_eq!(said(Shape::Gemini), json!({ "requests": [request] }));
+        assert_eq!(
+            said(Shape::Vertex),
+            json!({ "instances": [{ "content": "a" }], "parameters": { "outputDimensionality": 8 } })
+        );
+        assert!(body(Shape::OpenAi, "m", &EmbedRequest::default()).is_err());
+    }
+}
