@@ -16,6 +16,7 @@ mod issuers;
 mod oauth;
 mod openai_door;
 mod partners;
+mod providers;
 mod relay;
 mod replaying;
 mod requests;
