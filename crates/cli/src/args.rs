@@ -236,7 +236,7 @@ pub struct ModelSettings {
     /// The family whose prompts it understands.
     #[arg(long)]
     pub family: Option<String>,
-    /// The wire format.
+    /// The wire format: openai (default), azure_openai, mistral, anthropic, gemini, vertex, ollama, cohere or bedrock.
     #[arg(long)]
     pub provider: Option<String>,
     /// A network where the server may be; needed for loopback and private addresses.

@@ -1037,7 +1037,7 @@ pub struct Model {
     /// The family whose prompts and layouts it understands. Default: general.
     #[prost(string, tag = "2")]
     pub family: ::prost::alloc::string::String,
-    /// The wire format. Default: openai, the only one so far.
+    /// The wire format: openai, azure_openai, mistral, anthropic, gemini, vertex, ollama, cohere or bedrock. Default: openai.
     #[prost(string, tag = "3")]
     pub provider: ::prost::alloc::string::String,
     /// Required, at least one, at most 16.
