@@ -95,6 +95,10 @@ pub fn read(body: &[u8]) -> Result<Embeddings, Failure> {
         by_index(data)?
     } else if let Some(predictions) = answer["predictions"].as_array() {
         predictions.iter().map(|one| vector(&one["embeddings"]["values"])).collect::<Result<_, _>>()?
+    } else if !answer["embedding"].is_null() {
+        // One text alone, of Gemini or Ollama.
+        let one = &answer["embedding"];
+        vec![vector(one.get("values").unwrap_or(one))?]
     } else {
         // Cohere names the kind of numbers; Gemini puts each vector into an object.
         let list = answer["embeddings"]["float"].as_array().or_else(|| answer["embeddings"].as_array());
@@ -177,6 +181,13 @@ mod tests {
             r#"{"predictions":[{"embeddings":{"values":[1,2]}},{"embeddings":{"values":[3,-4.5]}}]}"#.to_owned(),
         ] {
             assert_eq!(numbers(&text).ok().as_ref(), Some(&expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_vector_alone_is_read() {
+        for text in [r#"{"embedding":{"values":[1,2]}}"#, r#"{"embedding":[1,2]}"#] {
+            assert_eq!(numbers(text).ok(), Some(vec![vec![1.0, 2.0]]), "{text}");
         }
     }
 

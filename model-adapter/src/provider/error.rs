@@ -17,7 +17,15 @@ pub fn from_status(status: StatusCode, body: &[u8]) -> Failure {
 /// A failure of an error object that came under status 200 or inside a stream. Its own code counts when it has one.
 pub fn from_object(error: &Value) -> Failure {
     let status = error.get("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
-    from_parts(status.filter(|code| (400..600).contains(code)).unwrap_or(500), Some(error))
+    // Inside a stream there is no status; some say it in words.
+    let named = match error.get("type").and_then(Value::as_str).unwrap_or_default() {
+        "overloaded_error" => 503,
+        "rate_limit_error" => 429,
+        "invalid_request_error" => 400,
+        "authentication_error" | "permission_error" => 401,
+        _ => 500,
+    };
+    from_parts(status.filter(|code| (400..600).contains(code)).unwrap_or(named), Some(error))
 }
 
 fn from_parts(status: u16, error: Option<&Value>) -> Failure {
@@ -41,7 +49,13 @@ fn from_parts(status: u16, error: Option<&Value>) -> Failure {
                 .with_detail(format_args!("status {status}"));
         }
         404 => (Reason::ModelMissingUpstream, Blame::Adapter, "the model's server does not have the model or the path"),
-        408 | 503 => (Reason::ModelUnavailable, Blame::Upstream, "the model's server cannot serve at the moment"),
+        400 if is_bad_key(error) => {
+            let message = "the model's server does not accept the configured credential; an administrator can renew it";
+            return Failure::new(Reason::ModelCredentialRejected, message)
+                .with_blame(Blame::Adapter)
+                .with_detail(format_args!("status {status}"));
+        }
+        408 | 503 | 529 => (Reason::ModelUnavailable, Blame::Upstream, "the model's server cannot serve at the moment"),
         429 => (Reason::ModelRateLimited, Blame::Upstream, "the model's server is at its limit"),
         400..=499 | 501 => (Reason::ModelRefusedRequest, Blame::Client, "the model's server refused the request"),
         300..=399 => {
@@ -51,6 +65,12 @@ fn from_parts(status: u16, error: Option<&Value>) -> Failure {
     };
     let message = if said.is_empty() { message.to_owned() } else { format!("{message}: {said}") };
     Failure::new(reason, message).with_blame(blame).with_detail(format_args!("status {status}"))
+}
+
+/// Google says so under status 400.
+fn is_bad_key(error: Option<&Value>) -> bool {
+    let details = error.and_then(|error| error.get("details")).and_then(Value::as_array);
+    details.into_iter().flatten().any(|detail| detail["reason"] == "API_KEY_INVALID")
 }
 
 /// The server's words, bounded and on one line.
@@ -83,6 +103,13 @@ mod tests {
             (502, "", Reason::ModelFailed, Blame::Upstream),
             (503, r#"{"error":{"message":"Loading model"}}"#, Reason::ModelUnavailable, Blame::Upstream),
             (302, "", Reason::ModelAnswerInvalid, Blame::Adapter),
+            (529, r#"{"error":{"type":"overloaded_error"}}"#, Reason::ModelUnavailable, Blame::Upstream),
+            (
+                400,
+                r#"{"error":{"code":400,"details":[{"reason":"API_KEY_INVALID"}]}}"#,
+                Reason::ModelCredentialRejected,
+                Blame::Adapter,
+            ),
         ];
         for (status, body, reason, blame) in cases {
             let failure = from_status(StatusCode::from_u16(status).unwrap(), body.as_bytes());

@@ -12,7 +12,6 @@ use postern_proto::completion::v1::Completion;
 use postern_proto::model::v1::{EmbedRequest, Generation};
 
 use super::embeddings::{self, Shape};
-use super::emit::EventStream;
 use super::{Api, Call, Provider, StreamDecoder, Target, say};
 
 /// A provider of this API.
@@ -45,7 +44,7 @@ impl Provider for Gemini {
     }
 
     fn call(&self, target: &Target<'_>, generation: &Generation, stream: bool) -> Result<Call, Failure> {
-        let (body, warnings) = request::body(generation)?;
+        let (body, warnings) = request::body(target.identifier, generation)?;
         let method = if stream { "streamGenerateContent?alt=sse" } else { "generateContent" };
         let path = format!("/models/{}:{method}", say::segment(target.identifier));
         Ok(Call { path, headers: self.headers(target)?, body, warnings, api: Api::GenerateContent })
@@ -68,7 +67,7 @@ impl Provider for Gemini {
     }
 
     fn stream_decoder(&self, _: Api) -> Box<dyn StreamDecoder> {
-        Box::new(EventStream::<answer::Responses>::default())
+        Box::new(answer::Stream::default())
     }
 
     fn read(&self, _: Api, body: &[u8]) -> Result<Completion, Failure> {

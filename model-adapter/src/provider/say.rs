@@ -65,13 +65,18 @@ pub enum Picture {
 /// REQUEST_INVALID when it has no source.
 pub fn picture(image: &Image) -> Result<Picture, Failure> {
     match &image.source {
-        Some(image::Source::Data(bytes)) => Ok(Picture::Data(image.media_type.clone(), STANDARD.encode(bytes))),
+        Some(image::Source::Data(bytes)) => Ok(Picture::Data(media_type(&image.media_type), STANDARD.encode(bytes))),
         Some(image::Source::Url(url)) => match url.strip_prefix("data:").and_then(|rest| rest.split_once(";base64,")) {
-            Some((media_type, data)) => Ok(Picture::Data(media_type.to_owned(), data.to_owned())),
+            Some((kind, data)) => Ok(Picture::Data(media_type(kind), data.to_owned())),
             None => Ok(Picture::Url(url.clone())),
         },
         None => Err(Failure::field("messages.content.image", "has no source")),
     }
+}
+
+/// The registered name of a media type.
+fn media_type(given: &str) -> String {
+    if given == "image/jpg" { "image/jpeg".to_owned() } else { given.to_owned() }
 }
 
 /// A text that must be JSON.

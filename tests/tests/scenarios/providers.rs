@@ -82,7 +82,7 @@ async fn a_caller_cannot_tell_which_api_is_behind_a_model() {
 #[tokio::test]
 async fn a_failure_in_a_stream_is_one_whatever_the_api() {
     for (provider, golden, expected) in [
-        ("anthropic", "anthropic/messages-overloaded", Reason::ModelFailed),
+        ("anthropic", "anthropic/messages-overloaded", Reason::ModelUnavailable),
         ("gemini", "gemini/generate_content-no-end", Reason::ModelStreamTruncated),
         ("ollama", "ollama/ollama_chat-error-line", Reason::ModelFailed),
         ("bedrock", "bedrock/converse-exception", Reason::ModelRateLimited),

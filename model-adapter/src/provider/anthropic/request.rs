@@ -38,10 +38,12 @@ pub(super) fn body(identifier: &str, generation: &Generation, stream: bool) -> R
         body.insert("tools".to_owned(), tools.iter().map(tool).collect::<Result<Vec<_>, _>>()?.into());
     }
     let parameters = generation.parameters.clone().unwrap_or_default();
-    if let Some(choice) = choice(tool_choice.as_ref(), &parameters, !tools.is_empty()) {
+    if let Some(choice) = choice(tool_choice.as_ref().filter(|_| !tools.is_empty()), &parameters, !tools.is_empty()) {
         body.insert("tool_choice".to_owned(), choice);
     }
-    add_parameters(&mut body, &parameters, &mut dropped)?;
+    let called = chat.messages.iter().any(|message| !message.tool_calls.is_empty());
+    let is_amid_tools = called || body.get("tool_choice").is_some_and(|choice| choice["type"] != "auto");
+    add_parameters(&mut body, &parameters, &mut dropped, is_amid_tools)?;
     let bytes = serde_json::to_vec(&body).map_err(Failure::internal)?;
     Ok((bytes.into(), dropped.warnings))
 }
@@ -59,6 +61,10 @@ fn conversation(messages: &[Message]) -> Result<(String, Vec<Value>), Failure> {
             Role::Tool => ("user", vec![tool_result(message)?]),
             Role::User | Role::Unspecified => ("user", blocks(&message.content)?),
         };
+        // A turn of nothing is refused.
+        if blocks.is_empty() {
+            continue;
+        }
         match turns.last_mut() {
             Some((last, before)) if *last == side => before.extend(blocks),
             _ => turns.push((side, blocks)),
@@ -86,7 +92,7 @@ fn blocks(parts: &[ContentPart]) -> Result<Vec<Value>, Failure> {
 fn assistant(message: &Message) -> Result<Vec<Value>, Failure> {
     let mut content = blocks(&message.content)?;
     // An empty text, which goes with tool calls elsewhere, is refused here.
-    content.retain(|block| block["text"] != "");
+    content.retain(|block| block["text"].as_str().is_none_or(|text| !text.trim().is_empty()));
     for call in &message.tool_calls {
         let input = say::json_object("messages.tool_calls.arguments_json", &call.arguments_json)?;
         content.push(json!({ "type": "tool_use", "id": call.id, "name": call.name, "input": input }));
@@ -134,6 +140,7 @@ fn add_parameters(
     body: &mut Map<String, Value>,
     parameters: &Parameters,
     dropped: &mut Dropped<'_>,
+    is_amid_tools: bool,
 ) -> Result<(), Failure> {
     let Parameters {
         max_tokens,
@@ -153,6 +160,14 @@ fn add_parameters(
     dropped.one_choice(parameters)?;
     dropped.extra(parameters)?;
     dropped.parameter("seed", seed.is_some());
+    if temperature.is_some() && top_p.is_some() {
+        dropped.warnings.push("`top_p` was dropped: the provider anthropic takes `temperature` or `top_p`".to_owned());
+    }
+    if stop.iter().any(|text| text.trim().is_empty()) {
+        dropped
+            .warnings
+            .push("a stop sequence of white space was dropped: the provider anthropic takes none".to_owned());
+    }
     dropped.parameter("presence_penalty", presence_penalty.is_some());
     dropped.parameter("frequency_penalty", frequency_penalty.is_some());
     let max_tokens = max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
@@ -167,17 +182,25 @@ fn add_parameters(
         body.insert("temperature".to_owned(), temperature.into());
     }
     let mut add = |name: &str, value: Option<Value>| value.map(|value| body.insert(name.to_owned(), value));
+    // Newer models take one of the two.
+    let top_p = top_p.filter(|_| temperature.is_none());
     add("top_p", top_p.map(Value::from));
     add("top_k", top_k.map(Value::from));
-    add("stop_sequences", (!stop.is_empty()).then(|| stop.clone().into()));
+    // One of white space alone is refused.
+    let stop: Vec<_> = stop.iter().filter(|text| !text.trim().is_empty()).cloned().collect();
+    add("stop_sequences", (!stop.is_empty()).then(|| stop.into()));
     add("metadata", user.as_ref().map(|user| json!({ "user_id": user })));
     if let Some(effort) = reasoning_effort {
         let budget = BUDGETS.iter().find(|(name, _)| name == effort).map(|(_, budget)| *budget);
-        // The budget must be less than the whole answer may take, and thinking wants the temperature left alone.
-        match budget.filter(|budget| *budget < max_tokens && temperature.is_none_or(|given| given >= 1.0)) {
+        // The budget must be less than the whole answer may take; thinking wants the sampling left alone, a free choice of tools,
+        // and the thoughts that went with earlier calls, which nobody has kept.
+        let plain =
+            temperature.is_none_or(|given| given >= 1.0) && top_k.is_none() && top_p.is_none() && !is_amid_tools;
+        match budget.filter(|budget| *budget < max_tokens && plain) {
             Some(budget) => drop(add("thinking", Some(json!({ "type": "enabled", "budget_tokens": budget })))),
             None => dropped.warnings.push(
-                "`reasoning_effort` was dropped: it needs a larger `max_tokens` and no `temperature` below 1"
+                "`reasoning_effort` was dropped: it needs a larger `max_tokens`, no sampling parameters, and no tool calls \
+                 before"
                     .to_owned(),
             ),
         }

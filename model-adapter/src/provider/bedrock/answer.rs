@@ -26,6 +26,11 @@ fn finish_reason(text: &str) -> FinishReason {
     }
 }
 
+/// Some models say that their turn ends where they call a tool.
+fn ended(reason: FinishReason, has_calls: bool) -> FinishReason {
+    if reason == FinishReason::Stop && has_calls { FinishReason::ToolCalls } else { reason }
+}
+
 fn usage(said: &Value) -> Option<Usage> {
     said.is_object().then(|| Usage {
         input_tokens: said["inputTokens"].as_u64(),
@@ -51,7 +56,8 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
             calls.push(ToolCall { id, name, arguments_json });
         }
     }
-    Ok(emit::whole((said, thought), calls, finish_reason(reason), usage(&answer["usage"])))
+    let reason = ended(finish_reason(reason), !calls.is_empty());
+    Ok(emit::whole((said, thought), calls, reason, usage(&answer["usage"])))
 }
 
 /// What has come so far.
@@ -147,7 +153,7 @@ impl Messages {
     }
 
     fn end(&mut self, reason: FinishReason, out: &mut Vec<CompletionEvent>) {
-        emit::end(out, self.usage.take().flatten(), &[reason]);
+        emit::end(out, self.usage.take().flatten(), &[ended(reason, self.calls > 0)]);
         self.done = true;
     }
 

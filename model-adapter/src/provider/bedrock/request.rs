@@ -28,11 +28,14 @@ pub(super) fn body(generation: &Generation) -> Result<(Bytes, Vec<String>), Fail
     // A choice of no tools is none that is offered.
     let none = matches!(tool_choice, Some(ToolChoice { choice: Some(tool_choice::Choice::Mode(mode)) })
         if *mode == tool_choice::Mode::None as i32);
-    if !tools.is_empty() && !none {
+    // But a conversation in which tools were called must say which they were.
+    let called = chat.messages.iter().any(|message| !message.tool_calls.is_empty());
+    if !tools.is_empty() && (!none || called) {
         let mut config = json!({ "tools": tools.iter().map(tool).collect::<Result<Vec<_>, _>>()? });
-        if let Some(choice) = tool_choice.as_ref().and_then(choice) {
+        if let Some(choice) = tool_choice.as_ref().filter(|_| !none).and_then(choice) {
             config["toolChoice"] = choice;
         }
+        dropped.parameter("tool_choice", none);
         body.insert("toolConfig".to_owned(), config);
     }
     let config = inference(&generation.parameters.clone().unwrap_or_default(), &mut dropped)?;
@@ -53,7 +56,7 @@ fn conversation(messages: &[Message]) -> Result<(String, Vec<Value>), Failure> {
             }
             Role::Assistant => {
                 let mut all = blocks(&message.content)?;
-                all.retain(|block| block["text"] != "");
+                all.retain(|block| block["text"].as_str().is_none_or(|text| !text.trim().is_empty()));
                 for call in &message.tool_calls {
                     let input = say::json_object("messages.tool_calls.arguments_json", &call.arguments_json)?;
                     all.push(json!({ "toolUse": { "toolUseId": call.id, "name": call.name, "input": input } }));
@@ -67,6 +70,10 @@ fn conversation(messages: &[Message]) -> Result<(String, Vec<Value>), Failure> {
             }
             Role::User | Role::Unspecified => ("user", blocks(&message.content)?),
         };
+        // A turn of nothing is refused.
+        if blocks.is_empty() {
+            continue;
+        }
         match turns.last_mut() {
             Some((last, before)) if *last == side => before.extend(blocks),
             _ => turns.push((side, blocks)),

@@ -14,14 +14,16 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_default()
 }
 
-fn finish_reason(text: &str) -> FinishReason {
-    match text {
+/// Why an answer ended; an error is a failure, and no end.
+fn finish_reason(text: &str) -> Result<FinishReason, Failure> {
+    Ok(match text {
         "COMPLETE" | "STOP_SEQUENCE" => FinishReason::Stop,
         "MAX_TOKENS" => FinishReason::Length,
         "TOOL_CALL" => FinishReason::ToolCalls,
         "ERROR_TOXIC" => FinishReason::ContentFilter,
+        "ERROR" => return Err(error::from_object(&Value::Null)),
         _ => FinishReason::Other,
-    }
+    })
 }
 
 /// The tokens that the model saw, or else those that are billed.
@@ -42,8 +44,17 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
     let message = &answer["message"];
     if !message.is_object() {
         let said = answer["text"].as_str().ok_or_else(|| invalid("neither a message nor a text"))?;
-        let reason = answer["finish_reason"].as_str().map_or(FinishReason::Stop, finish_reason);
-        return Ok(emit::whole((said.to_owned(), String::new()), Vec::new(), reason, usage(&answer["meta"])));
+        let call = |(call, index): (&Value, usize)| ToolCall {
+            id: format!("call_{index}"),
+            name: text(call, "name").to_owned(),
+            arguments_json: call["parameters"].to_string(),
+        };
+        let calls: Vec<_> = answer["tool_calls"].as_array().into_iter().flatten().zip(0..).map(call).collect();
+        let reason = match answer["finish_reason"].as_str().map(finish_reason).unwrap_or(Ok(FinishReason::Stop))? {
+            FinishReason::Stop if !calls.is_empty() => FinishReason::ToolCalls,
+            reason => reason,
+        };
+        return Ok(emit::whole((said.to_owned(), String::new()), calls, reason, usage(&answer["meta"])));
     }
     let reason = answer["finish_reason"].as_str().ok_or_else(truncated)?;
     let (mut said, mut thought) = (String::new(), text(message, "tool_plan").to_owned());
@@ -60,7 +71,7 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
         arguments_json: arguments(text(&call["function"], "arguments")).to_owned(),
     };
     let calls = message["tool_calls"].as_array().into_iter().flatten().map(call).collect();
-    Ok(emit::whole((said, thought), calls, finish_reason(reason), usage(&answer["usage"])))
+    Ok(emit::whole((said, thought), calls, finish_reason(reason)?, usage(&answer["usage"])))
 }
 
 /// No arguments are an empty object, however they are written.
@@ -119,7 +130,7 @@ impl TakeEvent for Events {
                 if delta["error"].is_string() {
                     return Err(error::from_object(&delta["error"]));
                 }
-                emit::end(out, usage(&delta["usage"]), &[finish_reason(text(delta, "finish_reason"))]);
+                emit::end(out, usage(&delta["usage"]), &[finish_reason(text(delta, "finish_reason"))?]);
                 self.done = true;
             }
             // Begins and ends of parts, citations, and events of later versions.

@@ -60,11 +60,18 @@ fn message(message: &Message) -> Result<Value, Failure> {
         });
     }
     let mut value = json!({ "role": role });
-    if !parts.is_empty() {
+    // Beside calls there is no content: what is said with them is their plan.
+    if message.tool_calls.is_empty() {
         value["content"] = parts.into();
+    } else {
+        let plan = say::text_of(&message.content, "a message with tool calls")?;
+        if !plan.is_empty() {
+            value["tool_plan"] = plan.into();
+        }
     }
     let call = |call: &postern_proto::completion::v1::ToolCall| {
-        let function = json!({ "name": call.name, "arguments": call.arguments_json });
+        let arguments = if call.arguments_json.is_empty() { "{}" } else { call.arguments_json.as_str() };
+        let function = json!({ "name": call.name, "arguments": arguments });
         json!({ "id": call.id, "type": "function", "function": function })
     };
     if !message.tool_calls.is_empty() {

@@ -8,12 +8,12 @@ use postern_proto::completion::v1::{
 use serde_json::Value;
 
 use crate::decode::sse;
-use crate::provider::emit::{self, TakeEvent, invalid, truncated};
+use crate::provider::StreamDecoder;
+use crate::provider::emit::{self, EventStream, TakeEvent, invalid, truncated};
 use crate::provider::error;
 
-fn finish_reason(text: &str, has_calls: bool) -> FinishReason {
+fn finish_reason(text: &str) -> FinishReason {
     match text {
-        "STOP" if has_calls => FinishReason::ToolCalls,
         "STOP" => FinishReason::Stop,
         "MAX_TOKENS" => FinishReason::Length,
         "SAFETY" | "RECITATION" | "LANGUAGE" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII" | "IMAGE_SAFETY" => {
@@ -29,7 +29,8 @@ fn usage(said: &Value) -> Usage {
     Usage {
         input_tokens: count("promptTokenCount"),
         // Thoughts are paid for like the rest of the answer.
-        output_tokens: count("candidatesTokenCount").map(|tokens| tokens + thoughts.unwrap_or(0)).or(thoughts),
+        // A count of nothing is left out.
+        output_tokens: Some(count("candidatesTokenCount").unwrap_or(0) + thoughts.unwrap_or(0)),
         cached_input_tokens: count("cachedContentTokenCount"),
         reasoning_tokens: thoughts,
         provenance: UsageProvenance::Reported as i32,
@@ -47,6 +48,14 @@ pub(super) struct Responses {
 }
 
 impl Responses {
+    /// Why it ended, once all has come: a call may come after the reason.
+    fn ended(&self) -> Option<FinishReason> {
+        match self.reason {
+            Some(FinishReason::Stop) if self.calls > 0 => Some(FinishReason::ToolCalls),
+            reason => reason,
+        }
+    }
+
     fn response(&mut self, said: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
         if let Some(error) = said.get("error").filter(|error| !error.is_null()) {
             return Err(error::from_object(error));
@@ -63,7 +72,7 @@ impl Responses {
             self.part(part, out);
         }
         if let Some(reason) = candidate["finishReason"].as_str() {
-            self.reason = Some(finish_reason(reason, self.calls > 0));
+            self.reason = Some(finish_reason(reason));
         }
         Ok(())
     }
@@ -95,7 +104,7 @@ impl TakeEvent for Responses {
     }
 
     fn close(&mut self, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
-        let reason = self.reason.ok_or_else(truncated)?;
+        let reason = self.ended().ok_or_else(truncated)?;
         emit::end(out, self.usage.take(), &[reason]);
         self.done = true;
         Ok(())
@@ -106,6 +115,52 @@ impl TakeEvent for Responses {
     }
 }
 
+/// A stream: server-sent events, or without `alt=sse` a list of responses as one JSON array, which is read at its end.
+#[derive(Default)]
+pub(super) struct Stream {
+    events: EventStream<Responses>,
+    /// The body so far, where it is no event stream.
+    json: Option<Vec<u8>>,
+    begun: bool,
+}
+
+impl StreamDecoder for Stream {
+    fn feed(&mut self, bytes: &[u8], out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        if !self.begun
+            && let Some(first) = bytes.iter().find(|byte| !byte.is_ascii_whitespace())
+        {
+            self.begun = true;
+            self.json = matches!(first, b'[' | b'{').then(Vec::new);
+        }
+        match &mut self.json {
+            None => self.events.feed(bytes, out),
+            Some(json) if json.len() + bytes.len() > MAX_JSON_BYTES => Err(invalid("the answer is too large")),
+            Some(json) => {
+                json.extend_from_slice(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(&mut self, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        let Some(json) = self.json.take() else { return self.events.finish(out) };
+        let value: Value = serde_json::from_slice(&json).map_err(|_| truncated())?;
+        let responses = &mut self.events.inner;
+        match &value {
+            Value::Array(all) => all.iter().try_for_each(|one| responses.response(one, out))?,
+            one => responses.response(one, out)?,
+        }
+        responses.close(out)
+    }
+
+    fn is_done(&self) -> bool {
+        self.events.is_done()
+    }
+}
+
+/// Largest answer that is no event stream, in bytes.
+const MAX_JSON_BYTES: usize = 16 * 1024 * 1024;
+
 /// A response in one piece, or the list of those that a stream would have been.
 pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
     let value: Value = serde_json::from_slice(body).map_err(|error| invalid(format_args!("not JSON: {error}")))?;
@@ -114,7 +169,7 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
         Value::Array(all) => all.iter().try_for_each(|one| responses.response(one, &mut out))?,
         one => responses.response(one, &mut out)?,
     }
-    let reason = responses.reason.ok_or_else(|| invalid("neither a candidate that ended nor a blocked prompt"))?;
+    let reason = responses.ended().ok_or_else(|| invalid("neither a candidate that ended nor a blocked prompt"))?;
     let (mut text, mut reasoning, mut calls) = (String::new(), String::new(), Vec::new());
     for event in out {
         use postern_proto::completion::v1::{completion_event::Event, delta};

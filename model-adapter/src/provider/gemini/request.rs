@@ -16,14 +16,17 @@ use crate::provider::say::{self, Dropped, Picture};
 /// What a model may spend on thinking, by the effort that is asked for.
 const BUDGETS: [(&str, u32); 3] = [("low", 1024), ("medium", 8192), ("high", 24_576)];
 
-pub(super) fn body(generation: &Generation) -> Result<(Bytes, Vec<String>), Failure> {
+pub(super) fn body(identifier: &str, generation: &Generation) -> Result<(Bytes, Vec<String>), Failure> {
     let Some(generation::Prompt::Chat(chat)) = &generation.prompt else {
         return Err(Failure::field("generation.prompt", "the provider gemini has no raw completions"));
     };
     let ChatPrompt { messages, tools, tool_choice, response_format } = chat;
     let mut dropped = Dropped::of("gemini");
     let mut body = Map::new();
-    let (system, contents) = conversation(messages)?;
+    let (system, mut contents) = conversation(messages)?;
+    if identifier.starts_with("gemini-3") {
+        contents.iter_mut().for_each(unsigned);
+    }
     if !system.is_empty() {
         body.insert("systemInstruction".to_owned(), json!({ "parts": [{ "text": system }] }));
     }
@@ -32,7 +35,7 @@ pub(super) fn body(generation: &Generation) -> Result<(Bytes, Vec<String>), Fail
         let declarations = tools.iter().map(declaration).collect::<Result<Vec<_>, _>>()?;
         body.insert("tools".to_owned(), json!([{ "functionDeclarations": declarations }]));
     }
-    if let Some(config) = tool_choice.as_ref().and_then(calling) {
+    if let Some(config) = tool_choice.as_ref().filter(|_| !tools.is_empty()).and_then(calling) {
         body.insert("toolConfig".to_owned(), json!({ "functionCallingConfig": config }));
     }
     let parameters = generation.parameters.clone().unwrap_or_default();
@@ -81,6 +84,10 @@ fn conversation(messages: &[Message]) -> Result<(String, Vec<Value>), Failure> {
             }
             Role::User | Role::Unspecified => ("user", parts(&message.content)?),
         };
+        // A turn of nothing is refused.
+        if parts.is_empty() {
+            continue;
+        }
         match turns.last_mut() {
             Some((last, before)) if *last == side => before.extend(parts),
             _ => turns.push((side, parts)),
@@ -88,6 +95,15 @@ fn conversation(messages: &[Message]) -> Result<(String, Vec<Value>), Failure> {
     }
     let turn = |(role, parts): (&str, Vec<Value>)| json!({ "role": role, "parts": parts });
     Ok((system.join("\n\n"), turns.into_iter().map(turn).collect()))
+}
+
+/// Gemini 3 wants the signature of the thought before a turn's first call; nobody has kept it, and this says so
+/// (<https://ai.google.dev/gemini-api/docs/thought-signatures>).
+fn unsigned(turn: &mut Value) {
+    let parts = turn["parts"].as_array_mut().into_iter().flatten();
+    if let Some(part) = parts.into_iter().find(|part| part.get("functionCall").is_some()) {
+        part["thoughtSignature"] = "skip_thought_signature_validator".into();
+    }
 }
 
 fn parts(content: &[ContentPart]) -> Result<Vec<Value>, Failure> {

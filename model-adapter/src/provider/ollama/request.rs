@@ -37,8 +37,11 @@ pub(super) fn body(
         None => return Err(Failure::field("generation.prompt", "is missing")),
     };
     let parameters = generation.parameters.clone().unwrap_or_default();
-    if let Some(effort) = &parameters.reasoning_effort {
-        body.insert("think".to_owned(), effort.as_str().into());
+    match parameters.reasoning_effort.as_deref() {
+        None => {}
+        Some(effort @ ("low" | "medium" | "high")) => drop(body.insert("think".to_owned(), effort.into())),
+        Some("none") => drop(body.insert("think".to_owned(), false.into())),
+        Some(_) => dropped.parameter("reasoning_effort", true),
     }
     let options = options(&parameters, &mut dropped)?;
     if !options.is_empty() {
