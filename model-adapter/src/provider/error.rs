@@ -41,7 +41,8 @@ fn from_parts(status: u16, error: Option<&Value>) -> Failure {
         400 | 413 | 422 if too_long => {
             (Reason::ContextLengthExceeded, Blame::Client, "the prompt is longer than the model's context")
         }
-        401 | 403 => {
+        // Google says so under status 400.
+        _ if matches!(status, 401 | 403) || status == 400 && is_bad_key(error) => {
             // The server's words may hold a part of the key, so they stay in the log.
             let message = "the model's server does not accept the configured credential; an administrator can renew it";
             return Failure::new(Reason::ModelCredentialRejected, message)
@@ -49,12 +50,6 @@ fn from_parts(status: u16, error: Option<&Value>) -> Failure {
                 .with_detail(format_args!("status {status}"));
         }
         404 => (Reason::ModelMissingUpstream, Blame::Adapter, "the model's server does not have the model or the path"),
-        400 if is_bad_key(error) => {
-            let message = "the model's server does not accept the configured credential; an administrator can renew it";
-            return Failure::new(Reason::ModelCredentialRejected, message)
-                .with_blame(Blame::Adapter)
-                .with_detail(format_args!("status {status}"));
-        }
         408 | 503 | 529 => (Reason::ModelUnavailable, Blame::Upstream, "the model's server cannot serve at the moment"),
         429 => (Reason::ModelRateLimited, Blame::Upstream, "the model's server is at its limit"),
         400..=499 | 501 => (Reason::ModelRefusedRequest, Blame::Client, "the model's server refused the request"),
@@ -67,7 +62,7 @@ fn from_parts(status: u16, error: Option<&Value>) -> Failure {
     Failure::new(reason, message).with_blame(blame).with_detail(format_args!("status {status}"))
 }
 
-/// Google says so under status 400.
+/// The detail that Google gives for a key it does not know.
 fn is_bad_key(error: Option<&Value>) -> bool {
     let details = error.and_then(|error| error.get("details")).and_then(Value::as_array);
     details.into_iter().flatten().any(|detail| detail["reason"] == "API_KEY_INVALID")

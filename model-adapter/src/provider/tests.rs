@@ -257,3 +257,59 @@ fn what_a_format_cannot_say_is_refused_or_said_to_be_dropped() {
         assert!(call(provider, generation::Prompt::Chat(structured.clone()), Parameters::default()).is_err());
     }
 }
+
+/// An assistant that said nothing, and whitespace alone: these formats refuse an empty turn.
+#[test]
+fn turns_of_nothing_are_left_out() {
+    let mut chat = conversation();
+    chat.messages.insert(1, message(Role::Assistant, vec![text(" ")]));
+    chat.messages.insert(1, message(Role::Assistant, vec![]));
+    for (provider, list) in [("anthropic", "messages"), ("bedrock", "messages"), ("gemini", "contents")] {
+        let (_, body) = call(provider, generation::Prompt::Chat(chat.clone()), Parameters::default()).unwrap();
+        let turns = body[list].as_array().unwrap();
+        let is_empty = |turn: &Value| turn["content"] == json!([]) || turn["parts"] == json!([]);
+        assert!(!turns.iter().any(is_empty), "{provider}: {body}");
+        let blanks = body.to_string().matches(r#""text":" ""#).count();
+        assert_eq!(blanks, usize::from(provider == "gemini"), "{provider}: {body}");
+    }
+}
+
+#[test]
+fn thinking_is_asked_for_only_where_it_is_taken() {
+    let asked = |provider: &str, effort: &str, max_tokens: u32, chat: ChatPrompt, rest: Parameters| {
+        let parameters = Parameters { max_tokens: Some(max_tokens), reasoning_effort: Some(effort.to_owned()), ..rest };
+        let (call, body) = call(provider, generation::Prompt::Chat(chat), parameters).unwrap();
+        (body, call.warnings.iter().filter(|warning| warning.contains("reasoning_effort")).count())
+    };
+    let plain = || ChatPrompt { messages: vec![message(Role::User, vec![text("Hi")])], ..ChatPrompt::default() };
+    let (body, warned) = asked("anthropic", "low", 4000, plain(), Parameters::default());
+    assert_eq!((&body["thinking"]["budget_tokens"], warned), (&json!(2048), 0));
+    let sampled = Parameters { top_k: Some(1), ..Parameters::default() };
+    for (max_tokens, chat, rest) in [
+        (2048, plain(), Parameters::default()),
+        (4000, plain(), sampled),
+        (4000, conversation(), Parameters::default()),
+    ] {
+        let (body, warned) = asked("anthropic", "low", max_tokens, chat, rest);
+        assert_eq!((body.get("thinking"), warned), (None, 1), "{body}");
+    }
+    for (effort, think, warnings) in
+        [("high", Some(json!("high")), 0), ("none", Some(json!(false)), 0), ("minimal", None, 1)]
+    {
+        let (body, warned) = asked("ollama", effort, 4000, plain(), Parameters::default());
+        assert_eq!((body.get("think"), warned), (think.as_ref(), warnings), "{effort}");
+    }
+}
+
+#[test]
+fn gemini_3_is_told_that_a_calls_signature_was_not_kept() {
+    let said = |identifier: &str| {
+        let target = Target { model: "demo", identifier, api_key: None };
+        let prompt = Some(generation::Prompt::Chat(conversation()));
+        let call =
+            by_name("gemini").unwrap().call(&target, &Generation { prompt, ..Default::default() }, true).unwrap();
+        serde_json::from_slice::<Value>(&call.body).unwrap()["contents"][1]["parts"][0]["thoughtSignature"].clone()
+    };
+    assert_eq!(said("gemini-3-pro"), "skip_thought_signature_validator");
+    assert_eq!(said("gemini-2.5-flash"), Value::Null);
+}

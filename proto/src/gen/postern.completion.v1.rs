@@ -89,7 +89,7 @@ pub struct ToolCall {
     /// Required. The tool's name.
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
-    /// The arguments as JSON text, exactly as the model wrote them.
+    /// The arguments as JSON text, exactly as the model wrote them; `{}` where it wrote none.
     #[prost(string, tag = "3")]
     pub arguments_json: ::prost::alloc::string::String,
 }

@@ -8,6 +8,9 @@ use serde_json::Value;
 use crate::provider::emit::{MAX_PARTS, absent_usage, invalid};
 use crate::provider::error;
 
+/// The arguments of a call that has none, which some servers leave empty.
+pub(super) const NO_ARGUMENTS: &str = "{}";
+
 #[derive(Deserialize)]
 struct Answer {
     choices: Vec<AnswerChoice>,
@@ -19,6 +22,7 @@ struct AnswerChoice {
     message: Option<AnswerMessage>,
     text: Option<String>,
     finish_reason: Option<String>,
+    error: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -28,7 +32,9 @@ struct AnswerMessage {
     refusal: Option<String>,
     reasoning_content: Option<String>,
     reasoning: Option<String>,
-    tool_calls: Option<Vec<AnswerToolCall>>,
+    #[serde(default, deserialize_with = "tool_calls")]
+    tool_calls: Vec<WireToolCall>,
+    function_call: Option<WireFunction>,
 }
 
 /// What a message says, which some servers write as a list of parts (Mistral's reasoning models, for one).
@@ -66,18 +72,48 @@ pub(super) fn content<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Resu
     Ok(content)
 }
 
+/// A call, or a fragment of one.
 #[derive(Deserialize)]
-struct AnswerToolCall {
+pub(super) struct WireToolCall {
+    pub(super) index: Option<u32>,
+    #[serde(default, deserialize_with = "json_text")]
+    pub(super) id: String,
     #[serde(default)]
-    id: String,
-    function: AnswerFunction,
+    pub(super) function: WireFunction,
 }
 
-#[derive(Deserialize)]
-struct AnswerFunction {
-    name: String,
-    #[serde(default)]
-    arguments: String,
+#[derive(Deserialize, Default)]
+pub(super) struct WireFunction {
+    #[serde(default, deserialize_with = "json_text")]
+    pub(super) name: String,
+    #[serde(default, deserialize_with = "json_text", alias = "parameters")]
+    pub(super) arguments: String,
+}
+
+impl From<WireFunction> for WireToolCall {
+    /// The call of an API from before tools (`function_call`), which there can be one of.
+    fn from(function: WireFunction) -> Self {
+        Self { index: Some(0), id: String::new(), function }
+    }
+}
+
+/// A text; what is no text counts as its JSON: some servers write arguments as an object and identifiers as numbers.
+fn json_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::Null => String::new(),
+        Value::String(text) => text,
+        other => other.to_string(),
+    })
+}
+
+/// A list of calls, one call, or none.
+pub(super) fn tool_calls<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<WireToolCall>, D::Error> {
+    let calls = match Value::deserialize(deserializer)? {
+        Value::Null => Vec::new(),
+        Value::Array(calls) => calls,
+        one => vec![one],
+    };
+    calls.into_iter().map(WireToolCall::deserialize).collect::<Result<_, _>>().map_err(serde::de::Error::custom)
 }
 
 #[derive(Deserialize)]
@@ -112,11 +148,19 @@ impl From<WireUsage> for Usage {
 
 pub(super) fn finish_reason(text: &str) -> FinishReason {
     match text {
-        "stop" | "eos_token" | "stop_sequence" => FinishReason::Stop,
+        "stop" | "eos_token" | "stop_sequence" | "eos" | "end_turn" => FinishReason::Stop,
         "length" | "model_length" => FinishReason::Length,
         "tool_calls" | "function_call" => FinishReason::ToolCalls,
         "content_filter" => FinishReason::ContentFilter,
         _ => FinishReason::Other,
+    }
+}
+
+/// The failure of a choice: some servers pass on so that the model's own server failed.
+pub(super) fn choice_failure(error: Option<&Value>, finish_reason: Option<&str>) -> Option<Failure> {
+    match error.filter(|error| !error.is_null()) {
+        None if finish_reason != Some("error") => None,
+        error => Some(error::from_object(error.unwrap_or(&Value::Null))),
     }
 }
 
@@ -140,7 +184,10 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
 }
 
 fn choice(choice: AnswerChoice) -> Result<Choice, Failure> {
-    let Some(reason) = choice.finish_reason else {
+    if let Some(failure) = choice_failure(choice.error.as_ref(), choice.finish_reason.as_deref()) {
+        return Err(failure);
+    }
+    let Some(reason) = choice.finish_reason.filter(|reason| !reason.is_empty()) else {
         return Err(
             Failure::new(Reason::ModelStreamTruncated, "the model's answer has no end").with_blame(Blame::Upstream)
         );
@@ -152,17 +199,22 @@ fn choice(choice: AnswerChoice) -> Result<Choice, Failure> {
             answer.text = first_text([Some(message.content.text), message.refusal]);
             let thought = Some(message.content.reasoning);
             answer.reasoning = first_text([message.reasoning_content, message.reasoning, thought]);
-            let calls = message.tool_calls.unwrap_or_default();
+            let mut calls = message.tool_calls;
+            calls.extend(message.function_call.map(WireToolCall::from));
             if calls.len() > MAX_PARTS {
                 return Err(invalid("too many tool calls"));
             }
-            let call = |call: AnswerToolCall| ToolCall {
-                id: call.id,
-                name: call.function.name,
-                arguments_json: call.function.arguments,
-            };
-            answer.tool_calls = calls.into_iter().map(call).collect();
+            answer.tool_calls = calls.into_iter().map(tool_call).collect::<Result<_, _>>()?;
         }
     }
     Ok(answer)
+}
+
+fn tool_call(call: WireToolCall) -> Result<ToolCall, Failure> {
+    let WireFunction { name, arguments } = call.function;
+    if name.is_empty() {
+        return Err(invalid("a tool call without a name"));
+    }
+    let arguments_json = if arguments.is_empty() { NO_ARGUMENTS.to_owned() } else { arguments };
+    Ok(ToolCall { id: call.id, name, arguments_json })
 }

@@ -178,8 +178,12 @@ impl TakeEvent for Events {
             }
             "response.function_call_arguments.delta" => self.arguments(&said, text(&said, "delta"), out)?,
             "response.output_item.done" => self.whole(&said, out)?,
-            "response.completed" | "response.incomplete" => {
+            // The last is OpenRouter's.
+            "response.completed" | "response.incomplete" | "response.done" => {
                 let response = &said["response"];
+                if let Some(failure) = failed(response) {
+                    return Err(failure);
+                }
                 let reason = finish_reason(response, self.calls > 0).ok_or_else(truncated)?;
                 emit::end(out, usage(response), &[reason]);
                 self.done = true;

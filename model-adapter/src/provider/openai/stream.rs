@@ -10,7 +10,9 @@ use postern_proto::completion::v1::{CompletionEvent, FinishReason, ToolCallFragm
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::response::{Content, WireUsage, content, finish_reason};
+use super::response::{
+    Content, NO_ARGUMENTS, WireFunction, WireToolCall, WireUsage, choice_failure, content, finish_reason, tool_calls,
+};
 use crate::decode::sse;
 use crate::provider::StreamDecoder;
 use crate::provider::emit::{self, MAX_PARTS, fault, invalid, truncated};
@@ -22,6 +24,9 @@ struct Chunk<'a> {
     choices: Option<Vec<ChunkChoice<'a>>>,
     usage: Option<WireUsage>,
     error: Option<Value>,
+    x_groq: Option<Groq>,
+    #[serde(borrow)]
+    object: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -33,6 +38,9 @@ struct ChunkChoice<'a> {
     #[serde(borrow)]
     text: Option<Cow<'a, str>>,
     finish_reason: Option<String>,
+    error: Option<Value>,
+    /// Moonshot's place for it.
+    usage: Option<WireUsage>,
 }
 
 #[derive(Deserialize)]
@@ -45,32 +53,38 @@ struct ChunkDelta<'a> {
     reasoning_content: Option<Cow<'a, str>>,
     #[serde(borrow)]
     reasoning: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    tool_calls: Option<Vec<ChunkToolCall<'a>>>,
+    #[serde(default, deserialize_with = "tool_calls")]
+    tool_calls: Vec<WireToolCall>,
+    function_call: Option<WireFunction>,
 }
 
-#[derive(Deserialize)]
-struct ChunkToolCall<'a> {
-    index: Option<u32>,
-    #[serde(borrow)]
-    id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    function: Option<ChunkFunction<'a>>,
+/// What Groq puts beside the API's members.
+#[derive(Deserialize, Default)]
+struct Groq {
+    usage: Option<WireUsage>,
+    error: Option<Value>,
 }
 
-#[derive(Deserialize)]
-struct ChunkFunction<'a> {
-    #[serde(borrow)]
-    name: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    arguments: Option<Cow<'a, str>>,
+/// A choice that has begun.
+#[derive(Default)]
+struct Begun {
+    finished: Option<FinishReason>,
+    calls: Vec<Call>,
+}
+
+/// A tool call that has begun.
+struct Call {
+    /// What the server calls its place. Some use one for every call, and only the identifier tells them apart.
+    place: u32,
+    id: String,
+    has_name: bool,
+    has_arguments: bool,
 }
 
 #[derive(Default)]
 pub(super) struct Decoder {
     events: sse::Decoder,
-    /// Why each choice that began has ended.
-    finished: Vec<Option<FinishReason>>,
+    choices: Vec<Begun>,
     usage: Option<Usage>,
     done: bool,
 }
@@ -99,7 +113,7 @@ impl StreamDecoder for Decoder {
 
 impl Decoder {
     fn take(&mut self, data: &str, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
-        if self.done {
+        if self.done || data.trim().is_empty() {
             return Ok(());
         }
         if data.trim() == "[DONE]" {
@@ -107,19 +121,22 @@ impl Decoder {
         }
         let chunk: Chunk<'_> =
             serde_json::from_str(data).map_err(|error| invalid(format_args!("an event is no chunk: {error}")))?;
-        if let Some(error) = chunk.error.filter(|error| !error.is_null()) {
+        let groq = chunk.x_groq.unwrap_or_default();
+        if let Some(error) = chunk.error.or(groq.error).filter(|error| !error.is_null()) {
             return Err(error::from_object(&error));
         }
-        let Some(choices) = chunk.choices else {
+        let usage = chunk.usage.or(groq.usage);
+        if chunk.choices.is_none() && usage.is_none() {
             return Err(invalid("an event has neither choices nor an error"));
-        };
-        for choice in choices {
+        }
+        for choice in chunk.choices.into_iter().flatten() {
             self.take_choice(choice, out)?;
         }
-        if let Some(usage) = chunk.usage {
+        if let Some(usage) = usage {
             self.usage = Some(usage.into());
         }
-        Ok(())
+        // Perplexity ends so, without `[DONE]`.
+        if chunk.object.as_deref() == Some("chat.completion.done") { self.end(out) } else { Ok(()) }
     }
 
     fn take_choice(&mut self, choice: ChunkChoice<'_>, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
@@ -127,43 +144,89 @@ impl Decoder {
         if index >= MAX_PARTS {
             return Err(invalid("a choice's index is out of bounds"));
         }
-        if self.finished.len() <= index {
-            self.finished.resize(index + 1, None);
+        if let Some(failure) = choice_failure(choice.error.as_ref(), choice.finish_reason.as_deref()) {
+            return Err(failure);
         }
+        if self.choices.len() <= index {
+            self.choices.resize_with(index + 1, Begun::default);
+        }
+        let begun = &mut self.choices[index];
         let filled = |text: Option<Cow<'_, str>>| text.filter(|text| !text.is_empty()).map(Cow::into_owned);
-        emit::text(out, index, filled(choice.text).unwrap_or_default());
+        // Together writes a chat's text in both places.
+        if choice.delta.is_none() {
+            emit::text(out, index, filled(choice.text).unwrap_or_default());
+        }
         if let Some(delta) = choice.delta {
             let Content { text, reasoning } = delta.content;
             let thought = filled(delta.reasoning_content).or(filled(delta.reasoning)).unwrap_or(reasoning);
             emit::reasoning(out, index, thought);
             emit::text(out, index, if text.is_empty() { filled(delta.refusal).unwrap_or_default() } else { text });
-            for (position, call) in delta.tool_calls.unwrap_or_default().into_iter().enumerate() {
-                emit::tool_call(out, index, fragment(position, call));
+            let legacy = delta.function_call.map(WireToolCall::from);
+            for (position, call) in delta.tool_calls.into_iter().chain(legacy).enumerate() {
+                emit::tool_call(out, index, begun.fragment(position, call)?);
             }
         }
-        if let Some(reason) = choice.finish_reason {
-            self.finished[index] = Some(finish_reason(&reason));
+        if let Some(reason) = choice.finish_reason.filter(|reason| !reason.is_empty()) {
+            begun.finished = Some(finish_reason(&reason));
+        }
+        if let Some(usage) = choice.usage {
+            self.usage = Some(usage.into());
         }
         Ok(())
     }
 
     fn end(&mut self, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
-        let reasons: Option<Vec<FinishReason>> = self.finished.iter().copied().collect();
+        let reasons: Option<Vec<FinishReason>> = self.choices.iter().map(|choice| choice.finished).collect();
         let reasons = reasons.filter(|reasons| !reasons.is_empty()).ok_or_else(truncated)?;
         self.done = true;
+        for (index, choice) in self.choices.iter().enumerate() {
+            let bare = choice.calls.iter().enumerate().filter(|(_, call)| !call.has_arguments);
+            for (at, _) in bare {
+                let arguments_json = NO_ARGUMENTS.to_owned();
+                let fragment = ToolCallFragment {
+                    index: u32::try_from(at).unwrap_or(u32::MAX),
+                    arguments_json,
+                    ..Default::default()
+                };
+                emit::tool_call(out, index, fragment);
+            }
+        }
         emit::end(out, self.usage.take(), &reasons);
         Ok(())
     }
 }
 
-fn fragment(position: usize, call: ChunkToolCall<'_>) -> ToolCallFragment {
-    let function = call.function.unwrap_or(ChunkFunction { name: None, arguments: None });
-    let text = |text: Option<Cow<'_, str>>| text.map(Cow::into_owned).unwrap_or_default();
-    ToolCallFragment {
-        index: call.index.unwrap_or_else(|| u32::try_from(position).unwrap_or(u32::MAX)),
-        id: text(call.id),
-        name: text(function.name),
-        arguments_json: text(function.arguments),
+impl Begun {
+    /// The next fragment of a call: its identifier and name are told once, however often the server repeats them.
+    fn fragment(&mut self, position: usize, wire: WireToolCall) -> Result<ToolCallFragment, Failure> {
+        let place = wire.index.unwrap_or_else(|| u32::try_from(position).unwrap_or(u32::MAX));
+        let WireFunction { mut name, arguments } = wire.function;
+        let mut id = wire.id;
+        let is_next = |call: &Call| {
+            call.place == place
+                && !(call.has_name && !name.is_empty() && !id.is_empty() && !call.id.is_empty() && call.id != id)
+        };
+        let latest = self.calls.iter().rposition(|call| call.place == place).filter(|at| is_next(&self.calls[*at]));
+        let at = match latest {
+            Some(at) => at,
+            None if self.calls.len() >= MAX_PARTS => return Err(invalid("too many tool calls")),
+            None => {
+                self.calls.push(Call { place, id: String::new(), has_name: false, has_arguments: false });
+                self.calls.len() - 1
+            }
+        };
+        let call = &mut self.calls[at];
+        if call.id.is_empty() {
+            call.id.clone_from(&id);
+        } else {
+            id.clear();
+        }
+        if call.has_name {
+            name.clear();
+        }
+        call.has_name |= !name.is_empty();
+        call.has_arguments |= !arguments.is_empty();
+        Ok(ToolCallFragment { index: u32::try_from(at).unwrap_or(u32::MAX), id, name, arguments_json: arguments })
     }
 }
 
