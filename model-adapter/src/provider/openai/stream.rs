@@ -202,11 +202,12 @@ impl Begun {
         let place = wire.index.unwrap_or_else(|| u32::try_from(position).unwrap_or(u32::MAX));
         let WireFunction { mut name, arguments } = wire.function;
         let mut id = wire.id;
-        let is_next = |call: &Call| {
-            call.place == place
-                && !(call.has_name && !name.is_empty() && !id.is_empty() && !call.id.is_empty() && call.id != id)
+        // A second name in one place is another call where the identifiers differ, or where there is neither these nor an index.
+        let is_other = |call: &Call| {
+            let differs = if id.is_empty() || call.id.is_empty() { wire.index.is_none() } else { id != call.id };
+            call.has_name && !name.is_empty() && differs
         };
-        let latest = self.calls.iter().rposition(|call| call.place == place).filter(|at| is_next(&self.calls[*at]));
+        let latest = self.calls.iter().rposition(|call| call.place == place).filter(|at| !is_other(&self.calls[*at]));
         let at = match latest {
             Some(at) => at,
             None if self.calls.len() >= MAX_PARTS => return Err(invalid("too many tool calls")),
