@@ -14,18 +14,25 @@ pub fn from_status(status: StatusCode, body: &[u8]) -> Failure {
     from_parts(status.as_u16(), error)
 }
 
-/// A failure of an error object that came under status 200 or inside a stream. Its own code counts when it has one.
+/// A failure of an error object that came under status 200 or inside a stream, where it says itself what it is: by a status as its code,
+/// or in words.
 pub fn from_object(error: &Value) -> Failure {
-    let status = error.get("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
-    // Inside a stream there is no status; some say it in words.
-    let named = match error.get("type").and_then(Value::as_str).unwrap_or_default() {
+    let code = error.get("code").unwrap_or(&Value::Null);
+    let number = code.as_u64().or_else(|| code.as_str()?.parse().ok());
+    let status = number.and_then(|code| u16::try_from(code).ok()).filter(|code| (400..600).contains(code));
+    let words = [code.as_str(), error.get("type").and_then(Value::as_str)];
+    let status = status.or_else(|| words.into_iter().flatten().find_map(status_of_words)).unwrap_or(500);
+    from_parts(status, Some(error))
+}
+
+fn status_of_words(words: &str) -> Option<u16> {
+    Some(match words {
         "overloaded_error" => 503,
-        "rate_limit_error" => 429,
-        "invalid_request_error" => 400,
-        "authentication_error" | "permission_error" => 401,
-        _ => 500,
-    };
-    from_parts(status.filter(|code| (400..600).contains(code)).unwrap_or(named), Some(error))
+        "rate_limit_error" | "rate_limit_exceeded" | "insufficient_quota" => 429,
+        "invalid_request_error" | "context_length_exceeded" | "exceed_context_size_error" => 400,
+        "authentication_error" | "permission_error" | "invalid_api_key" => 401,
+        _ => return None,
+    })
 }
 
 fn from_parts(status: u16, error: Option<&Value>) -> Failure {
@@ -75,6 +82,8 @@ fn words(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -110,6 +119,30 @@ mod tests {
             let failure = from_status(StatusCode::from_u16(status).unwrap(), body.as_bytes());
             assert_eq!((failure.reason, failure.blame), (reason, Some(blame)), "{status} {body}");
             assert!(!format!("{failure:?}").contains("sk-123"));
+        }
+    }
+
+    #[test]
+    fn an_error_inside_an_answer_says_itself_what_it_is() {
+        let cases = [
+            (json!({ "code": 429 }), Reason::ModelRateLimited),
+            (json!({ "code": "429" }), Reason::ModelRateLimited),
+            (json!({ "code": "rate_limit_exceeded", "type": "tokens" }), Reason::ModelRateLimited),
+            (json!({ "code": null, "type": "overloaded_error" }), Reason::ModelUnavailable),
+            (
+                json!({ "code": "context_length_exceeded", "type": "invalid_request_error" }),
+                Reason::ContextLengthExceeded,
+            ),
+            (json!({ "type": "exceed_context_size_error" }), Reason::ContextLengthExceeded),
+            (json!({ "code": "invalid_api_key", "type": "invalid_request_error" }), Reason::ModelCredentialRejected),
+            (json!({ "type": "invalid_request_error" }), Reason::ModelRefusedRequest),
+            (json!({ "code": 200 }), Reason::ModelFailed),
+            (json!({ "code": "else", "type": 5 }), Reason::ModelFailed),
+            (json!("words"), Reason::ModelFailed),
+            (Value::Null, Reason::ModelFailed),
+        ];
+        for (error, reason) in cases {
+            assert_eq!(from_object(&error).reason, reason, "{error}");
         }
     }
 
