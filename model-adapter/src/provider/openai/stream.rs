@@ -153,14 +153,14 @@ impl Decoder {
         let begun = &mut self.choices[index];
         let filled = |text: Option<Cow<'_, str>>| text.filter(|text| !text.is_empty()).map(Cow::into_owned);
         // Together writes a chat's text in both places.
+        let beside = filled(choice.text).unwrap_or_default();
         if choice.delta.is_none() {
-            emit::text(out, index, filled(choice.text).unwrap_or_default());
-        }
-        if let Some(delta) = choice.delta {
+            emit::text(out, index, beside);
+        } else if let Some(delta) = choice.delta {
             let Content { text, reasoning } = delta.content;
             let thought = filled(delta.reasoning_content).or(filled(delta.reasoning)).unwrap_or(reasoning);
             emit::reasoning(out, index, thought);
-            emit::text(out, index, if text.is_empty() { filled(delta.refusal).unwrap_or_default() } else { text });
+            emit::text(out, index, if text.is_empty() { filled(delta.refusal).unwrap_or(beside) } else { text });
             let legacy = delta.function_call.map(WireToolCall::from);
             for (position, call) in delta.tool_calls.into_iter().chain(legacy).enumerate() {
                 emit::tool_call(out, index, begun.fragment(position, call)?);
