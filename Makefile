@@ -49,6 +49,7 @@ replay:
 
 generate:
 	POSTERN_GENERATE=1 cargo test --locked -p postern-proto --test generated
+	POSTERN_GENERATE=1 cargo test --locked -p instance-svc --lib capabilities
 
 $(VENV)/installed: tests/acceptance/requirements.txt
 	rm -rf $(VENV)

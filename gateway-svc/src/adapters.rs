@@ -9,7 +9,9 @@ use futures_util::{Stream, StreamExt as _};
 use postern_proto::completion::v1::CompletionEvent;
 use postern_proto::model::v1::model_service_client::ModelServiceClient;
 use postern_proto::model::v1::model_service_server::ModelService;
-use postern_proto::model::v1::{Generation, StreamGenerateRequest, StreamGenerateResponse};
+use postern_proto::model::v1::{
+    EmbedRequest, EmbedResponse, Generation, StreamGenerateRequest, StreamGenerateResponse,
+};
 use postern_proto::{Failure, Reason};
 use postern_runtime::grpc;
 use postern_runtime::instance::KeptToken;
@@ -66,6 +68,32 @@ impl Adapter {
             Err(status) => Err(lost(&status)),
         };
         Ok(Box::pin(responses.map(read)))
+    }
+}
+
+impl Adapter {
+    /// Asks for embeddings: one attempt. Dropping this future stops the model.
+    ///
+    /// # Errors
+    /// The adapter's failure, or ADAPTER_UNAVAILABLE.
+    pub async fn embed(&self, message: EmbedRequest, request_id: &RequestId) -> Result<EmbedResponse, Failure> {
+        match self {
+            Self::Remote { channel, token } => {
+                let client = ModelServiceClient::new(channel.clone())
+                    .max_decoding_message_size(grpc::MAX_MESSAGE_BYTES)
+                    .max_encoding_message_size(grpc::MAX_MESSAGE_BYTES);
+                let ask = |token: Arc<str>| {
+                    let request = grpc::onward(message.clone(), request_id, &token, None);
+                    let mut client = client.clone();
+                    async move { client.embed(request).await }
+                };
+                introduced(token, ask).await.map(tonic::Response::into_inner)
+            }
+            Self::Embedded(service) => {
+                let request = grpc::onward(message, request_id, "", None);
+                service.embed(request).await.map(tonic::Response::into_inner).map_err(|status| lost(&status))
+            }
+        }
     }
 }
 

@@ -30,6 +30,7 @@ use crate::doors::openai::{self, OpenAiDoor};
 use crate::issuers::Issuers;
 use crate::pipeline::{Admission, Credentials, Pipeline, Sessions};
 use crate::policy::GatewayGuard;
+use crate::prompt::Prompts;
 use crate::routes::Routes;
 
 /// Why a gateway was not built.
@@ -174,13 +175,15 @@ fn pipeline(
                     clock.clone(),
                     readiness,
                     Some(group.as_str()),
+                    &config.egress,
                 )?))
             }
         };
         adapters.insert(group.clone(), adapter);
     }
-    let issuers = Issuers::follow(&config.issuers, &Egress::new()?, &verifier, clock, lifecycle)?;
+    let issuers = Issuers::follow(&config.issuers, &Egress::new(&config.egress)?, &verifier, clock, lifecycle)?;
     Ok(Pipeline {
+        prompts: Prompts::follow(&config.prompts, lifecycle)?,
         verifier,
         issuers,
         routes,

@@ -1,8 +1,11 @@
 //! What a caller asks for, whichever door it came through: checked once, here.
 
-use postern_proto::completion::v1::{ContentPart, Message, Parameters, Role, content_part};
+use std::collections::BTreeMap;
+
+use postern_proto::completion::v1::{ContentPart, Message, Parameters, Role, SourceFile, content_part};
 use postern_proto::model::v1::ChatPrompt;
 use postern_proto::{Failure, Feature, Reason};
+use semver::Version;
 
 /// A request for a completion.
 #[derive(Debug, Clone)]
@@ -28,16 +31,64 @@ pub enum Task {
         prefix: String,
         /// After the cursor; `None` at the end of the file.
         suffix: Option<String>,
+        /// The file's path within its project; empty when nobody said.
+        file_path: String,
+        /// Related files, the nearest last.
+        files: Vec<SourceFile>,
     },
     /// Complete text that is sent as it is.
     Raw(String),
+    /// Run a feature of the prompt registry.
+    Run {
+        /// Which.
+        feature: Feature,
+        /// What its prompt is given.
+        variables: BTreeMap<String, String>,
+        /// The version that the caller wants.
+        version: Option<Version>,
+    },
 }
+
+/// Texts to embed.
+#[derive(Debug, Clone)]
+pub struct Texts {
+    /// The model that is named; `None` for the feature's first.
+    pub model: Option<String>,
+    /// The texts.
+    pub inputs: Vec<String>,
+    /// How many numbers a vector shall have.
+    pub dimensions: Option<u32>,
+}
+
+impl Texts {
+    /// Checks sizes.
+    ///
+    /// # Errors
+    /// REQUEST_INVALID names the field; REQUEST_TOO_LARGE.
+    pub fn check(self) -> Result<Self, Failure> {
+        if self.inputs.is_empty() || self.inputs.len() > MAX_INPUTS || self.inputs.iter().any(String::is_empty) {
+            return Err(Failure::field("inputs", format!("must be 1 to {MAX_INPUTS} texts, none of them empty")));
+        }
+        if self.dimensions == Some(0) {
+            return Err(Failure::field("dimensions", "must be at least 1"));
+        }
+        if self.inputs.iter().map(String::len).sum::<usize>() > MAX_PROMPT_BYTES {
+            let message = format!("the texts are larger than {} MiB", MAX_PROMPT_BYTES >> 20);
+            return Err(Failure::new(Reason::RequestTooLarge, message));
+        }
+        Ok(self)
+    }
+}
+
+const MAX_INPUTS: usize = 2048;
 
 /// Largest prompt, in bytes of text and pictures together.
 pub const MAX_PROMPT_BYTES: usize = 8 * 1024 * 1024;
 const MAX_MESSAGES: usize = 4096;
 const MAX_TOOLS: usize = 128;
 const MAX_STOPS: usize = 16;
+const MAX_FILES: usize = 64;
+const MAX_PATH_BYTES: usize = 1024;
 const MAX_CHOICES: u32 = 16;
 const MAX_SESSION_BYTES: usize = 128;
 
@@ -48,6 +99,7 @@ impl Ask {
         match self.task {
             Task::Chat(_) => Feature::Chat,
             Task::Code { .. } | Task::Raw(_) => Feature::CodeCompletion,
+            Task::Run { feature, .. } => feature,
         }
     }
 
@@ -58,15 +110,23 @@ impl Ask {
     pub fn check(self) -> Result<Self, Failure> {
         let size = match &self.task {
             Task::Chat(chat) => check_chat(chat)?,
-            Task::Code { prefix, suffix } => {
+            Task::Code { prefix, suffix, file_path, files } => {
+                if file_path.len() > MAX_PATH_BYTES {
+                    return Err(Failure::field("file_path", format!("is longer than {MAX_PATH_BYTES} bytes")));
+                }
                 let size = prefix.len() + suffix.as_ref().map_or(0, String::len);
                 if size == 0 {
                     return Err(Failure::field("prefix", "prefix and suffix are both empty"));
                 }
-                size
+                if files.len() > MAX_FILES || files.iter().any(|file| file.path.is_empty() || file.text.is_empty()) {
+                    let problem = format!("at most {MAX_FILES}, each with a path and a text");
+                    return Err(Failure::field("related_files", problem));
+                }
+                size + files.iter().map(|file| file.path.len() + file.text.len()).sum::<usize>()
             }
             Task::Raw(prompt) if prompt.is_empty() => return Err(Failure::field("prompt", "is empty")),
             Task::Raw(prompt) => prompt.len(),
+            Task::Run { variables, .. } => variables.iter().map(|(name, value)| name.len() + value.len()).sum(),
         };
         if size > MAX_PROMPT_BYTES {
             let message = format!("the prompt is larger than {} MiB", MAX_PROMPT_BYTES >> 20);
@@ -216,7 +276,18 @@ mod tests {
                 "messages[1].tool_call_id",
             ),
             (ask(Task::Raw(String::new()), Parameters::default()), "prompt"),
-            (ask(Task::Code { prefix: String::new(), suffix: Some(String::new()) }, Parameters::default()), "prefix"),
+            (
+                ask(
+                    Task::Code {
+                        prefix: String::new(),
+                        suffix: Some(String::new()),
+                        file_path: String::new(),
+                        files: Vec::new(),
+                    },
+                    Parameters::default(),
+                ),
+                "prefix",
+            ),
             (with(Parameters { temperature: Some(2.1), ..Default::default() }), "temperature"),
             (with(Parameters { temperature: Some(f64::NAN), ..Default::default() }), "temperature"),
             (with(Parameters { top_p: Some(-0.1), ..Default::default() }), "top_p"),

@@ -21,7 +21,9 @@ pub async fn collect(mut events: pipeline::Completion) -> Result<Completion, Fai
     let mut size = 0;
     while let Some(event) = events.next().await {
         match event? {
-            Event::Start(start) => (answer.model, answer.warnings) = (start.model, start.warnings),
+            Event::Start(start) => {
+                (answer.model, answer.warnings, answer.prompt) = (start.model, start.warnings, start.prompt);
+            }
             Event::Delta(delta) => {
                 size += add(&mut answer, delta)?;
                 if size > MAX_ANSWER_BYTES {

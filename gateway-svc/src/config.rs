@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use postern_egress::EgressConfig;
 use postern_runtime::config::{ConfigError, DrainConfig, PeerAddress, loopback_without_tls};
 use postern_runtime::instance::InstanceConfig;
 use postern_runtime::notes::NotesConfig;
@@ -12,6 +13,8 @@ use postern_runtime::peer::ClientConfig;
 use postern_runtime::telemetry::TelemetryConfig;
 use postern_runtime::tls::TlsConfig;
 use serde::Deserialize;
+
+use crate::prompt::PromptsConfig;
 
 use crate::issuers::IssuerConfig;
 
@@ -34,6 +37,9 @@ pub struct GatewayConfig {
     pub issuers: Vec<IssuerConfig>,
     /// The way to the models, by adapter group.
     pub adapters: HashMap<String, AdapterConfig>,
+    /// The registry of prompts.
+    #[serde(default)]
+    pub prompts: PromptsConfig,
     /// The HTTP door.
     #[serde(default)]
     pub http: HttpConfig,
@@ -46,6 +52,9 @@ pub struct GatewayConfig {
     /// Who may connect, by listener.
     #[serde(default)]
     pub clients: Clients,
+    /// How far the process may reach.
+    #[serde(default)]
+    pub egress: EgressConfig,
     /// Logs.
     #[serde(default)]
     pub telemetry: TelemetryConfig,

@@ -2,6 +2,7 @@
 
 mod admit;
 mod authorise;
+mod embed;
 mod identify;
 mod relay;
 mod route;
@@ -20,14 +21,15 @@ use postern_runtime::request_id::RequestId;
 use postern_token::{Form, Verified};
 
 pub use admit::Admission;
+pub use embed::Embedded;
 pub use identify::{Bearer, Credentials};
 pub use relay::Completion;
 pub use session::Sessions;
 
 use crate::adapters::Adapters;
-use crate::ask::Ask;
+use crate::ask::{Ask, Task, Texts};
 use crate::issuers::Issuers;
-use crate::prompt;
+use crate::prompt::{self, Prompts};
 use crate::routes::{Model, Routes};
 
 /// Who calls and how, as the door saw it.
@@ -66,6 +68,8 @@ pub struct Pipeline {
     pub routes: Routes,
     /// The ways to the models.
     pub adapters: Adapters,
+    /// The registry of prompts.
+    pub prompts: Prompts,
     /// Who is in.
     pub admission: Admission,
     /// Which request of an editing session is the newest.
@@ -115,19 +119,47 @@ impl Pipeline {
         let ask = ask.check()?;
         // Authorise: from here on there is a permit; it names the models that this caller may use for this feature.
         let table = self.routes.current()?;
-        let permit = authorise::permit(&verified, &ask, self.address_of(&caller)?, &table)?;
+        let wanted = (ask.feature(), ask.model.as_deref());
+        let permit = authorise::permit(&verified, wanted, self.address_of(&caller)?, &table)?;
         // Admit: a place is taken before any work is done, so that a flood costs the gateway a check and the model nothing.
         let place = self.admission.admit(&permit)?;
         // A newer request of the same editing session takes an older one's place.
         let session = self.sessions.enter(&permit, ask.session.as_deref());
         // Prompt: per model, for each family reads a layout of its own.
-        let prompts = permit.models().iter().map(|model| prompt::build(&ask.task, &model.family, &ask.parameters));
+        let (registry, task) = (self.prompts.current(), self.pinned(ask.task));
+        let build = |model: &Arc<Model>| prompt::build(&task, model, &ask.parameters, &registry);
+        let prompts = permit.models().iter().map(build).collect::<Result<Vec<_>, _>>()?;
         // Route: the order in which endpoints are tried.
         let attempts = route::attempts(permit.models(), prompts, &self.admission);
         // Relay: the first attempt that brings content is the answer; its stream holds the place and the session, and ends when
         // the token is revoked.
         let standing = self.verifier.standing(verified);
         relay::begin(self, attempts, relay::Held { _place: place, session, permit, standing }, &caller).await
+    }
+
+    /// The task, with the version of its prompt that this gateway pins where the caller has no wish.
+    fn pinned(&self, task: Task) -> Task {
+        match task {
+            Task::Run { feature, variables, version } => {
+                let version = version.or_else(|| self.prompts.pinned(feature).cloned());
+                Task::Run { feature, variables, version }
+            }
+            task => task,
+        }
+    }
+
+    /// Embeds texts, by the same layers.
+    ///
+    /// # Errors
+    /// The failure of the first layer that refuses.
+    pub async fn embed(&self, verified: Arc<Verified>, caller: Caller<'_>, ask: Texts) -> Result<Embedded, Failure> {
+        let ask = ask.check()?;
+        let table = self.routes.current()?;
+        let wanted = (Feature::Embed, ask.model.as_deref());
+        let permit = authorise::permit(&verified, wanted, self.address_of(&caller)?, &table)?;
+        let _place = self.admission.admit(&permit)?;
+        let standing = self.verifier.standing(verified);
+        embed::embed(self, &permit, standing, &caller, &ask).await
     }
 
     /// The models that a caller may name, with the features that each serves for this caller.

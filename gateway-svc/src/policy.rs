@@ -17,6 +17,9 @@ pub const TABLE: PolicyTable<std::convert::Infallible> = PolicyTable(&[
     Row { method: "/postern.gateway.v1.CompletionService/StreamChat", access: Access::Pipeline },
     Row { method: "/postern.gateway.v1.CompletionService/CompleteCode", access: Access::Pipeline },
     Row { method: "/postern.gateway.v1.CompletionService/StreamCompleteCode", access: Access::Pipeline },
+    Row { method: "/postern.gateway.v1.CompletionService/RunPrompt", access: Access::Pipeline },
+    Row { method: "/postern.gateway.v1.CompletionService/StreamRunPrompt", access: Access::Pipeline },
+    Row { method: "/postern.gateway.v1.CompletionService/Embed", access: Access::Pipeline },
     Row { method: "/postern.gateway.v1.CompletionService/ListModels", access: Access::Pipeline },
     // Orchestrators carry no credential.
     Row { method: "/grpc.health.v1.Health/Check", access: Access::Open },

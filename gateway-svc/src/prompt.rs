@@ -1,11 +1,23 @@
 //! Prompts: what a model of a family is shown for a task.
 
+pub mod clean;
 mod fim;
+mod store;
+mod trim;
 
-use postern_proto::completion::v1::Parameters;
-use postern_proto::model::v1::{RawPrompt, generation};
+use std::collections::BTreeMap;
+
+use postern_prompt::{Registry, Sampling, Template, Wrong};
+use postern_proto::completion::v1::{ContentPart, Message, Parameters, Role, SourceFile, content_part};
+use postern_proto::instance::v1::CodeMode;
+use postern_proto::model::v1::{ChatPrompt, RawPrompt, generation};
+use postern_proto::{Failure, Feature, Reason};
+
+pub use store::{Prompts, PromptsConfig};
 
 use crate::ask::Task;
+use crate::routes::Model;
+use clean::Cleaner;
 
 /// What is sent to a model.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,46 +28,170 @@ pub struct Prompt {
     pub parameters: Parameters,
     /// What was left out of the request.
     pub warnings: Vec<String>,
+    /// The template of the registry, where one was used.
+    pub template: String,
+    /// Takes out of the answer what does not belong at a cursor.
+    pub cleaner: Option<Cleaner>,
 }
 
-/// Builds the prompt of a task for a family.
-#[must_use]
-pub fn build(task: &Task, family: &str, parameters: &Parameters) -> Prompt {
-    let mut parameters = parameters.clone();
-    let mut warnings = Vec::new();
-    let prompt = match task {
+impl Prompt {
+    fn of(prompt: generation::Prompt, parameters: &Parameters) -> Self {
+        let parameters = parameters.clone();
+        Self { prompt, parameters, warnings: Vec::new(), template: String::new(), cleaner: None }
+    }
+}
+
+/// Builds the prompt of a task for a model.
+///
+/// # Errors
+/// PROMPT_NOT_FOUND; REQUEST_INVALID names the variable that is wrong.
+pub fn build(task: &Task, model: &Model, parameters: &Parameters, registry: &Registry) -> Result<Prompt, Failure> {
+    match task {
         // The server applies the model's own chat template.
-        Task::Chat(chat) => generation::Prompt::Chat(chat.clone()),
-        Task::Raw(text) => generation::Prompt::Raw(RawPrompt { text: text.clone() }),
-        Task::Code { prefix, suffix } => {
-            let text = match fim::layout(family) {
-                Some(layout) => {
-                    parameters.stop.extend(layout.stops());
-                    layout.render(prefix, suffix.as_deref().unwrap_or_default())
-                }
-                None => {
-                    if suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
-                        warnings.push(format!(
-                            "models of the family `{family}` have no fill-in-the-middle: the suffix was not used"
-                        ));
-                    }
-                    prefix.clone()
-                }
-            };
-            generation::Prompt::Raw(RawPrompt { text })
+        Task::Chat(chat) => Ok(Prompt::of(generation::Prompt::Chat(chat.clone()), parameters)),
+        Task::Raw(text) => Ok(Prompt::of(raw(text.clone()), parameters)),
+        Task::Code { prefix, suffix, file_path, files } => {
+            let suffix = suffix.as_deref().unwrap_or_default();
+            let code = trim::trim((prefix, suffix), files, model.context_length, parameters.max_tokens);
+            let mut prompt = code_prompt(&code, file_path, model, parameters, registry)?;
+            if code.was_trimmed {
+                prompt.warnings.push("the code was trimmed to what the model has room for".to_owned());
+            }
+            Ok(prompt)
+        }
+        Task::Run { feature, variables, version } => {
+            let template = registry.pick(*feature, &model.family, version.as_ref()).ok_or_else(|| {
+                let wanted = version.as_ref().map(|version| format!(" of version {version}")).unwrap_or_default();
+                let message = format!("there is no prompt of the feature `{feature}`{wanted} for this model's family");
+                Failure::new(Reason::PromptNotFound, message)
+            })?;
+            run(template, variables, parameters)
+        }
+    }
+}
+
+fn raw(text: String) -> generation::Prompt {
+    generation::Prompt::Raw(RawPrompt { text, suffix: None, files: Vec::new() })
+}
+
+/// A template of the registry with its variables.
+fn run(template: &Template, variables: &BTreeMap<String, String>, parameters: &Parameters) -> Result<Prompt, Failure> {
+    let rendered = template.render(variables).map_err(|wrong| match wrong.variable() {
+        Some(name) => Failure::field(format!("variables.{name}"), wrong.to_string()),
+        None => match &wrong {
+            Wrong::Template(_) => Failure::internal(format!("{}: {wrong}", template.name())),
+            _ => Failure::field("variables", wrong.to_string()),
+        },
+    })?;
+    let message = |role: Role, text: String| Message {
+        role: role as i32,
+        content: vec![ContentPart { part: Some(content_part::Part::Text(text)) }],
+        ..Message::default()
+    };
+    let system = Some(rendered.system).filter(|system| !system.is_empty());
+    let messages = system.map(|system| message(Role::System, system)).into_iter();
+    let messages = messages.chain([message(Role::User, rendered.user)]).collect();
+    let chat = ChatPrompt { messages, ..ChatPrompt::default() };
+    let mut prompt = Prompt::of(generation::Prompt::Chat(chat), parameters);
+    let Sampling { max_tokens, temperature, top_p, stop } = &template.parameters;
+    let asked = &mut prompt.parameters;
+    asked.max_tokens = asked.max_tokens.or(*max_tokens);
+    asked.temperature = asked.temperature.or(*temperature);
+    asked.top_p = asked.top_p.or(*top_p);
+    if asked.stop.is_empty() {
+        asked.stop.clone_from(stop);
+    }
+    prompt.template = template.name();
+    Ok(prompt)
+}
+
+fn code_prompt(
+    code: &trim::Shown<'_>,
+    file_path: &str,
+    model: &Model,
+    parameters: &Parameters,
+    registry: &Registry,
+) -> Result<Prompt, Failure> {
+    let trim::Shown { prefix, suffix, files, was_trimmed: _ } = *code;
+    let (mut prompt, is_fenced) = match model.code {
+        CodeMode::Chat => {
+            let template = registry.pick(Feature::CodeCompletion, &model.family, None);
+            let template = template.ok_or_else(|| Failure::internal("no prompt for code in a chat is shipped"))?;
+            let given = [
+                ("prefix", prefix.to_owned()),
+                ("suffix", suffix.to_owned()),
+                ("file_path", file_path.to_owned()),
+                ("files", listed(files)),
+            ];
+            let given = given.map(|(name, value)| (name.to_owned(), value)).into();
+            (run(template, &given, parameters)?, true)
+        }
+        CodeMode::Server => {
+            let (text, suffix) = (prefix.to_owned(), Some(suffix.to_owned()));
+            let prompt = generation::Prompt::Raw(RawPrompt { text, suffix, files: files.to_vec() });
+            (Prompt::of(prompt, parameters), false)
+        }
+        CodeMode::Layout | CodeMode::Unspecified => {
+            (in_layout(prefix, suffix, files, &model.family, parameters), false)
         }
     };
-    Prompt { prompt, parameters, warnings }
+    prompt.cleaner = Cleaner::new(suffix, is_fenced);
+    Ok(prompt)
+}
+
+fn in_layout(prefix: &str, suffix: &str, files: &[SourceFile], family: &str, parameters: &Parameters) -> Prompt {
+    let Some(layout) = fim::layout(family) else {
+        let mut prompt = Prompt::of(raw(prefix.to_owned()), parameters);
+        if !suffix.is_empty() {
+            let warning =
+                format!("models of the family `{family}` have no fill-in-the-middle: the suffix was not used");
+            prompt.warnings.push(warning);
+        }
+        return prompt;
+    };
+    let mut prompt = Prompt::of(raw(layout.render(files, prefix, suffix)), parameters);
+    prompt.parameters.stop.extend(layout.stops());
+    if !files.is_empty() && !layout.takes_files() {
+        prompt
+            .warnings
+            .push(format!("models of the family `{family}` have no place for related files: they were not used"));
+    }
+    prompt
+}
+
+/// Related files as one text.
+fn listed(files: &[SourceFile]) -> String {
+    let one = |SourceFile { path, text }: &SourceFile| format!("{path}:\n{text}");
+    files.iter().map(one).collect::<Vec<_>>().join("\n\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routes::tests::model;
+
+    fn build_for(code: CodeMode, family: &str, task: &Task) -> Result<Prompt, Failure> {
+        let model = Model { family: family.to_owned(), code, ..model("m", &[]) };
+        build(task, &model, &Parameters::default(), &Registry::shipped().unwrap())
+    }
+
+    fn task(prefix: &str, suffix: Option<&str>) -> Task {
+        Task::Code {
+            prefix: prefix.to_owned(),
+            suffix: suffix.map(str::to_owned),
+            file_path: "src/a.rs".to_owned(),
+            files: vec![SourceFile { path: "src/b.rs".to_owned(), text: "fn b() {}".to_owned() }],
+        }
+    }
 
     fn code(family: &str, prefix: &str, suffix: Option<&str>) -> (String, Prompt) {
-        let task = Task::Code { prefix: prefix.to_owned(), suffix: suffix.map(str::to_owned) };
-        let built = build(&task, family, &Parameters::default());
+        let mut task = task(prefix, suffix);
+        if let Task::Code { files, .. } = &mut task {
+            files.clear();
+        }
+        let built = build_for(CodeMode::Layout, family, &task).unwrap();
         let generation::Prompt::Raw(raw) = &built.prompt else { panic!("code is completed raw") };
+        assert_eq!(raw.suffix, None);
         (raw.text.clone(), built)
     }
 
@@ -78,5 +214,65 @@ mod tests {
         assert_eq!(text, "a = ");
         assert_eq!(built.warnings.len(), 1);
         assert!(code("general", "a = ", None).1.warnings.is_empty());
+    }
+
+    #[test]
+    fn a_server_that_fills_in_itself_is_given_both_sides_and_the_files() {
+        let built = build_for(CodeMode::Server, "codestral", &task("a", Some("b"))).unwrap();
+        let generation::Prompt::Raw(raw) = built.prompt else { panic!("raw") };
+        assert_eq!((raw.text.as_str(), raw.suffix.as_deref(), raw.files.len()), ("a", Some("b"), 1));
+        let built = build_for(CodeMode::Server, "codestral", &task("a", None)).unwrap();
+        assert!(matches!(built.prompt, generation::Prompt::Raw(raw) if raw.suffix.as_deref() == Some("")));
+    }
+
+    #[test]
+    fn a_model_that_only_chats_is_asked() {
+        let built = build_for(CodeMode::Chat, "claude", &task("let a = ", Some(";"))).unwrap();
+        let generation::Prompt::Chat(chat) = &built.prompt else { panic!("a chat") };
+        let shown = format!("{:?}", chat.messages);
+        for part in ["let a = ", "src/a.rs", "fn b() {}"] {
+            assert!(shown.contains(part), "{shown}");
+        }
+        assert_eq!(built.template, "code_completion/base/1.0.0");
+        assert!(built.cleaner.is_some() && built.parameters.max_tokens.is_some());
+    }
+
+    #[test]
+    fn a_feature_is_run_by_its_variables_and_what_is_wrong_with_them_is_named() {
+        let task = |variables: &[(&str, &str)], version: Option<&str>| Task::Run {
+            feature: Feature::ExplainCode,
+            variables: variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            version: version.map(|version| version.parse().unwrap()),
+        };
+        let built = build_for(CodeMode::Chat, "general", &task(&[("code", "x")], None)).unwrap();
+        assert_eq!(built.template, "explain_code/base/1.0.0");
+        assert!(built.parameters.temperature.is_some());
+        let failure = build_for(CodeMode::Chat, "general", &task(&[], None)).unwrap_err();
+        assert_eq!(failure.fields[0].0, "variables.code");
+        let failure = build_for(CodeMode::Chat, "general", &task(&[("code", "x")], Some("99.0.0"))).unwrap_err();
+        assert_eq!(failure.reason, Reason::PromptNotFound);
+    }
+
+    /// What each feature shows each kind of family; the sample gives every variable.
+    #[test]
+    fn what_each_feature_shows_is_as_it_was_agreed() {
+        let registry = Registry::shipped().unwrap();
+        let mut shown = String::new();
+        for feature in Feature::ALL.into_iter().filter(|feature| feature.has_prompt()) {
+            for family in ["general", "qwen2.5-coder", "claude", "mistral"] {
+                let template = registry.pick(feature, family, None).unwrap();
+                let sample = template.variables.keys().map(|name| (name.clone(), format!("<{name}>"))).collect();
+                let rendered = template.render(&sample).unwrap();
+                if family == "general" || template.family != "base" {
+                    shown += &format!(
+                        "== {}\n-- system\n{}\n-- user\n{}\n",
+                        template.name(),
+                        rendered.system,
+                        rendered.user
+                    );
+                }
+            }
+        }
+        insta::assert_snapshot!(shown);
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use ipnet::IpNet;
 use postern_proto::instance::v1 as pb;
+use postern_proto::instance::v1::CodeMode;
 use postern_proto::instance::v1::config_service_client::ConfigServiceClient;
 use postern_proto::instance::v1::watch_routes_response::Message;
 use postern_proto::{Failure, Feature, Reason};
@@ -29,6 +30,8 @@ pub struct Model {
     pub name: String,
     /// The family of its prompts.
     pub family: String,
+    /// How code is completed with it.
+    pub code: CodeMode,
     /// Which adapters serve it.
     pub adapter_group: String,
     /// Where it is served.
@@ -121,7 +124,8 @@ impl RouteTable {
 }
 
 fn model(wire: pb::RouteModel) -> Result<Model, String> {
-    let pb::RouteModel { name, family, adapter_group, endpoint_ids, client_networks, limits, timers, groups } = wire;
+    let pb::RouteModel { name, family, adapter_group, endpoint_ids, client_networks, limits, timers, groups, code } =
+        wire;
     let network = |text: &String| text.parse::<IpNet>().map_err(|error| format!("{text}: {error}"));
     let pb::Limits { context_length, max_concurrency } = limits.unwrap_or_default();
     let timers = timers.unwrap_or_default();
@@ -131,6 +135,8 @@ fn model(wire: pb::RouteModel) -> Result<Model, String> {
     Ok(Model {
         name,
         family,
+        // An instance of an older version does not say.
+        code: CodeMode::try_from(code).ok().filter(|code| *code != CodeMode::Unspecified).unwrap_or(CodeMode::Layout),
         adapter_group,
         endpoints: endpoint_ids,
         client_networks: client_networks.iter().map(network).collect::<Result<_, _>>()?,
@@ -255,5 +261,27 @@ impl Routes {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A model of the tests.
+    pub(crate) fn model(name: &str, endpoints: &[&str]) -> Model {
+        let second = Duration::from_secs(1);
+        Model {
+            name: name.to_owned(),
+            family: "general".to_owned(),
+            code: CodeMode::Layout,
+            adapter_group: "default".to_owned(),
+            endpoints: endpoints.iter().map(|endpoint| (*endpoint).to_owned()).collect(),
+            client_networks: Vec::new(),
+            groups: Vec::new(),
+            context_length: 0,
+            max_concurrency: None,
+            timers: Timers { first_content: second, idle: second, total: second },
+        }
     }
 }

@@ -250,7 +250,7 @@ async fn routes(
     let lifetimes =
         Lifetimes { default: config.issuer.access_token_seconds, max: config.issuer.max_access_token_seconds };
     let issuer = Arc::new(Issuer::new(identity.clone(), trust.clone(), clock.clone()));
-    let federation = Federation::new(store.clone(), Egress::new()?, clock.clone(), &identity.issuer);
+    let federation = Federation::new(store.clone(), Egress::new(&config.egress)?, clock.clone(), &identity.issuer);
     federation.follow(versions.clone(), lifecycle);
     let identities =
         Identities::new(store.clone(), credentials.clone(), federation.clone(), clock.clone(), &identity.issuer);

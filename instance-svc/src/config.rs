@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use postern_egress::EgressConfig;
 use postern_runtime::config::{ConfigError, DrainConfig, loopback_without_tls};
 use postern_runtime::peer::ClientConfig;
 use postern_runtime::telemetry::TelemetryConfig;
@@ -38,6 +39,9 @@ pub struct InstanceConfig {
     /// Who may connect, by listener.
     #[serde(default)]
     pub clients: Clients,
+    /// How far the process may reach.
+    #[serde(default)]
+    pub egress: EgressConfig,
     /// Logs.
     #[serde(default)]
     pub telemetry: TelemetryConfig,

@@ -18,10 +18,12 @@ mod introspection;
 mod issuer;
 mod keys;
 // Compiled in release tests alone, which is what `make bench` runs.
+pub mod capabilities;
 #[cfg(all(test, not(debug_assertions)))]
 mod marks;
 mod metrics;
 mod model;
+mod model_credential;
 mod partners;
 mod policy;
 mod publisher;

@@ -1,11 +1,14 @@
 //! A model's settings: checked once, here, then trusted.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use postern_proto::instance::v1 as pb;
 use postern_proto::{Failure, MemberName, ModelName};
 use serde::{Deserialize, Serialize};
+
+use crate::capabilities::{self, PROVIDERS};
 
 /// The settings, as they are stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +42,34 @@ pub struct ModelSpec {
     pub idle_ms: u64,
     /// For the whole answer.
     pub total_ms: u64,
+    /// What an administrator says that it can do.
+    #[serde(default, with = "said")]
+    pub said: pb::Capabilities,
+    /// Headers beside those of the API, by name.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// The authorities of its server's certificate; empty for the system's.
+    #[serde(default)]
+    pub ca_pem: String,
+}
+
+/// Capabilities, as they are stored: the message's own bytes, so that what it gains later is kept.
+mod said {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use postern_proto::instance::v1::Capabilities;
+    use prost::Message as _;
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(said: &Capabilities, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&STANDARD.encode(said.encode_to_vec()))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Capabilities, D::Error> {
+        let bytes = STANDARD.decode(String::deserialize(from)?).map_err(D::Error::custom)?;
+        Capabilities::decode(bytes.as_slice()).map_err(D::Error::custom)
+    }
 }
 
 /// A place where the model is served.
@@ -50,11 +81,10 @@ pub struct EndpointSpec {
     pub url: String,
 }
 
-/// The providers that adapters offer.
-const PROVIDERS: [&str; 9] =
-    ["openai", "azure_openai", "mistral", "anthropic", "gemini", "vertex", "ollama", "cohere", "bedrock"];
 const MAX_ENDPOINTS: usize = 16;
 const MAX_NETWORKS: usize = 256;
+const MAX_HEADERS: usize = 16;
+const MAX_CA_PEM: usize = 64 * 1024;
 
 impl ModelSpec {
     /// Checks what an administrator wrote. Endpoints keep the ids that `before` gave the same URLs.
@@ -74,6 +104,9 @@ impl ModelSpec {
             limits,
             timers,
             groups,
+            capabilities,
+            headers,
+            ca_pem,
             // Output only.
             credential_kind: _,
             version: _,
@@ -90,6 +123,8 @@ impl ModelSpec {
         })?;
         let limits = limits.unwrap_or_default();
         let timers = timers.unwrap_or_default();
+        let said = capabilities.unwrap_or_default();
+        capabilities::check(&said)?;
         let spec = Self {
             family: word("model.family", default(family, "general"))?,
             provider,
@@ -105,6 +140,9 @@ impl ModelSpec {
             first_content_ms: timer("model.timers.first_content", timers.first_content, 60_000)?,
             idle_ms: timer("model.timers.idle", timers.idle, 60_000)?,
             total_ms: timer("model.timers.total", timers.total, 600_000)?,
+            said,
+            headers: check_headers(headers)?,
+            ca_pem: check_ca(ca_pem)?,
         };
         Ok((name, spec))
     }
@@ -116,7 +154,21 @@ impl ModelSpec {
         urls(self) == urls(before)
             && self.provider == before.provider
             && self.endpoint_networks == before.endpoint_networks
+            && self.ca_pem == before.ca_pem
             && self.adapter_group == before.adapter_group
+    }
+
+    /// What it can do: what is known of its kind, and what is said of it.
+    #[must_use]
+    pub fn capabilities(&self) -> pb::Capabilities {
+        capabilities::of(&self.provider, &self.family, &self.identifier, &self.said)
+    }
+
+    /// The headers, as the contract says them.
+    #[must_use]
+    pub fn headers(&self) -> Vec<pb::Header> {
+        let header = |(name, value): (&String, &String)| pb::Header { name: name.clone(), value: value.clone() };
+        self.headers.iter().map(header).collect()
     }
 
     /// The limits, as the contract says them.
@@ -185,6 +237,58 @@ fn timer(field: &str, given: Option<prost_types::Duration>, default_ms: u64) -> 
     if (1..=3_600_000).contains(&ms) { Ok(ms) } else { Err(wrong()) }
 }
 
+/// Headers that the API, the connection or the credential sets.
+const TAKEN: &[&str] = &[
+    "accept",
+    "api-key",
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "x-api-key",
+    "x-goog-api-key",
+    "x-request-id",
+];
+
+fn check_headers(given: Vec<pb::Header>) -> Result<BTreeMap<String, String>, Failure> {
+    if given.len() > MAX_HEADERS {
+        return Err(Failure::field("model.headers", format!("at most {MAX_HEADERS}")));
+    }
+    let mut headers = BTreeMap::new();
+    for pb::Header { name, value } in given {
+        let known = axum::http::HeaderName::from_lowercase(name.as_bytes()).is_ok();
+        if !known || name.len() > 128 || TAKEN.contains(&name.as_str()) || name.starts_with("x-amz-") {
+            let problem = "must be a header's name in lower case that nothing else sets";
+            return Err(Failure::field("model.headers.name", problem));
+        }
+        if value.is_empty() || value.len() > 1024 || !value.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
+            return Err(Failure::field("model.headers.value", "must be 1 to 1024 visible ASCII characters"));
+        }
+        if headers.insert(name, value).is_some() {
+            return Err(Failure::field("model.headers.name", "is given twice"));
+        }
+    }
+    Ok(headers)
+}
+
+fn check_ca(pem: String) -> Result<String, Failure> {
+    if pem.len() > MAX_CA_PEM {
+        return Err(Failure::field("model.ca_pem", format!("is larger than {} KiB", MAX_CA_PEM >> 10)));
+    }
+    let tls = postern_egress::ClientTls { ca_pem: pem, certificate: None };
+    tls.check().map_err(|problem| Failure::field("model.ca_pem", problem.to_string()))?;
+    Ok(tls.ca_pem)
+}
+
 fn check_endpoints(given: Vec<pb::Endpoint>, before: Option<&ModelSpec>) -> Result<Vec<EndpointSpec>, Failure> {
     if given.is_empty() || given.len() > MAX_ENDPOINTS {
         return Err(Failure::field("model.endpoints", format!("must be 1 to {MAX_ENDPOINTS}")));
@@ -249,6 +353,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_stored_reads_back_and_what_older_versions_stored_does_too() {
+        let said = pb::Capabilities { sampling: Some(false), ..Default::default() };
+        let headers = vec![pb::Header { name: "x-team".to_owned(), value: "a".to_owned() }];
+        let (_, spec) = ModelSpec::check(pb::Model { capabilities: Some(said), headers, ..sample() }, None).unwrap();
+        let stored = serde_json::to_value(&spec).unwrap();
+        assert_eq!(serde_json::from_value::<ModelSpec>(stored.clone()).unwrap(), spec);
+        let serde_json::Value::Object(mut older) = stored else { panic!("an object") };
+        older.retain(|name, _| !matches!(name.as_str(), "said" | "headers" | "ca_pem"));
+        let read: ModelSpec = serde_json::from_value(older.into()).unwrap();
+        assert_eq!((read.said, read.headers.len()), (pb::Capabilities::default(), 0));
+    }
+
+    #[test]
     fn a_wrong_field_is_named() {
         let url = |url: &str| pb::Model {
             endpoints: vec![pb::Endpoint { id: String::new(), url: url.to_owned() }],
@@ -256,6 +373,11 @@ mod tests {
         };
         let duration = |ms| prost_types::Duration::try_from(Duration::from_millis(ms)).ok();
         let timers = |connect| Some(pb::Timers { connect, ..Default::default() });
+        let header = |name: &str, value: &str| pb::Model {
+            headers: vec![pb::Header { name: name.to_owned(), value: value.to_owned() }],
+            ..sample()
+        };
+        let code = pb::Capabilities { code: Some(0), ..Default::default() };
         let cases = [
             (pb::Model { name: "a b".to_owned(), ..sample() }, "model.name"),
             (pb::Model { family: "Ä".to_owned(), ..sample() }, "model.family"),
@@ -274,6 +396,12 @@ mod tests {
             (pb::Model { groups: vec!["A".to_owned()], ..sample() }, "model.groups"),
             (pb::Model { groups: (0..33).map(|n| format!("g{n}")).collect(), ..sample() }, "model.groups"),
             (pb::Model { timers: timers(duration(0)), ..sample() }, "model.timers.connect"),
+            (header("Authorization", "x"), "model.headers.name"),
+            (header("authorization", "x"), "model.headers.name"),
+            (header("x-amz-date", "x"), "model.headers.name"),
+            (header("x-team", "a\nb"), "model.headers.value"),
+            (pb::Model { ca_pem: "none".to_owned(), ..sample() }, "model.ca_pem"),
+            (pb::Model { capabilities: Some(code), ..sample() }, "model.capabilities.code"),
             (pb::Model { timers: timers(duration(3_600_001)), ..sample() }, "model.timers.connect"),
         ];
         for (model, field) in cases {

@@ -62,6 +62,9 @@ pub const TABLE: PolicyTable<Role> = PolicyTable(&[
     row("/postern.gateway.v1.CompletionService/StreamChat", Access::Pipeline),
     row("/postern.gateway.v1.CompletionService/CompleteCode", Access::Pipeline),
     row("/postern.gateway.v1.CompletionService/StreamCompleteCode", Access::Pipeline),
+    row("/postern.gateway.v1.CompletionService/RunPrompt", Access::Pipeline),
+    row("/postern.gateway.v1.CompletionService/StreamRunPrompt", Access::Pipeline),
+    row("/postern.gateway.v1.CompletionService/Embed", Access::Pipeline),
     row("/postern.gateway.v1.CompletionService/ListModels", Access::Pipeline),
     // Orchestrators carry no credential.
     row("/grpc.health.v1.Health/Check", Access::Open),

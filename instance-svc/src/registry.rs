@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::model::ModelSpec;
+use crate::model_credential::ModelCredential;
 use crate::seal::Sealer;
 use crate::store::{Change, Millis, ModelRecord, Store};
 
@@ -56,24 +57,6 @@ pub struct Model {
     pub record: ModelRecord,
     /// Its settings.
     pub spec: ModelSpec,
-}
-
-/// The credential that an adapter sends.
-#[derive(Clone)]
-pub enum ModelCredential {
-    /// None.
-    None,
-    /// An API key.
-    ApiKey(secrecy::SecretString),
-}
-
-impl ModelCredential {
-    const fn kind(&self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::ApiKey(_) => "api_key",
-        }
-    }
 }
 
 /// The registry.
@@ -157,18 +140,15 @@ impl Registry {
         credential: &ModelCredential,
         (version, created_at, updated_at): (u64, Millis, Millis),
     ) -> Result<Model, Failure> {
-        let sealed_credential = match credential {
-            ModelCredential::None => None,
-            ModelCredential::ApiKey(key) => {
-                use secrecy::ExposeSecret as _;
-                let sealed = self.sealer.seal(&record_name(name.as_str()), key.expose_secret().as_bytes());
-                Some(sealed.map_err(Failure::internal)?)
-            }
-        };
+        if credential.is_aws() && spec.provider != "bedrock" {
+            return Err(Failure::field("credential.aws", "is for the provider bedrock"));
+        }
+        let seal = |secret: Vec<u8>| self.sealer.seal(&record_name(name.as_str()), &secret);
+        let sealed_credential = credential.secret().map(seal).transpose().map_err(Failure::internal)?;
         let record = ModelRecord {
             name: name.to_string(),
             spec: json(&spec)?,
-            credential_kind: credential.kind().to_owned(),
+            credential_kind: credential.kind(),
             sealed_credential,
             version,
             created_at,
@@ -222,10 +202,9 @@ impl Registry {
     /// # Errors
     /// INTERNAL when it does not open.
     pub fn credential(&self, model: &Model) -> Result<ModelCredential, Failure> {
-        let Some(sealed) = &model.record.sealed_credential else { return Ok(ModelCredential::None) };
+        let Some(sealed) = &model.record.sealed_credential else { return Ok(ModelCredential::none()) };
         let opened = self.sealer.open(&record_name(&model.record.name), sealed).map_err(Failure::internal)?;
-        let text = std::str::from_utf8(&opened).map_err(Failure::internal)?;
-        Ok(ModelCredential::ApiKey(text.to_owned().into()))
+        ModelCredential::opened(&model.record.credential_kind, &opened)
     }
 
     /// Binds a feature to models in order of preference, or to nothing.

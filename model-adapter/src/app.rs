@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use postern_egress::Egress;
+use postern_egress::{Egress, EgressConfig};
 use postern_proto::model::v1::model_service_server::ModelServiceServer;
 use postern_runtime::accept::Demands;
 use postern_runtime::grpc::Dialer;
@@ -46,8 +46,9 @@ pub fn models(
     clock: Arc<dyn Clock>,
     readiness: &Readiness,
     group: Option<&str>,
+    egress: &EgressConfig,
 ) -> Result<Models, BuildError> {
-    let models = Models { endpoints: Endpoints::new(Egress::new()?), clock };
+    let models = Models { endpoints: Endpoints::new(Egress::new(egress)?), clock };
     crate::feed::follow(link, models.clone(), readiness, group);
     Ok(models)
 }
@@ -71,7 +72,7 @@ impl App {
         let link = InstanceLink::new(&config.instance, &dialer, clock.clone(), &lifecycle)?;
         let verifier = Verifier::new(clock.clone());
         trust::follow(&link, verifier.clone(), &readiness, Notes::none());
-        let models = models(&link, clock, &readiness, None)?;
+        let models = models(&link, clock, &readiness, None, &config.egress)?;
 
         let services = &[ModelServiceServer::<Models>::NAME];
         let health = ProcessHealth::follow(&readiness, services, &lifecycle).await;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use postern_egress::EgressConfig;
 use postern_runtime::config::{ConfigError, DrainConfig, loopback_without_tls};
 use postern_runtime::instance::InstanceConfig;
 use postern_runtime::peer::ClientConfig;
@@ -23,6 +24,9 @@ pub struct AdapterConfig {
     /// Who may connect, by listener.
     #[serde(default)]
     pub clients: Clients,
+    /// How far the process may reach.
+    #[serde(default)]
+    pub egress: EgressConfig,
     /// Logs.
     #[serde(default)]
     pub telemetry: TelemetryConfig,

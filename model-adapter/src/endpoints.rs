@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::Uri;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use ipnet::IpNet;
-use postern_egress::{Client, Connector, Egress, Policy};
+use postern_egress::{Client, ClientTls, Connector, Egress, Policy};
 use postern_proto::Failure;
 use postern_proto::instance::v1 as pb;
 use secrecy::SecretString;
 
 use crate::provider::{self, Provider, Target};
+use crate::sigv4::AwsKey;
 
 /// A place where a model is served, ready to be called.
 pub struct Endpoint {
@@ -24,8 +25,14 @@ pub struct Endpoint {
     pub provider: &'static dyn Provider,
     /// Calls it, under its own policy.
     pub client: Client,
+    /// Headers beside those of the API.
+    pub headers: HeaderMap,
+    /// Signs what is sent, where the server is AWS's.
+    pub aws: Option<AwsKey>,
     identifier: String,
     api_key: Option<SecretString>,
+    capabilities: pb::Capabilities,
+    policy: Policy,
     connection: Connection,
 }
 
@@ -35,13 +42,19 @@ struct Connection {
     url: String,
     networks: Vec<IpNet>,
     connect_timeout: Duration,
+    tls: ClientTls,
 }
 
 impl Endpoint {
     /// What the provider must know.
     #[must_use]
     pub fn target(&self) -> Target<'_> {
-        Target { model: &self.model, identifier: &self.identifier, api_key: self.api_key.as_ref() }
+        Target {
+            model: &self.model,
+            identifier: &self.identifier,
+            api_key: self.api_key.as_ref(),
+            capabilities: &self.capabilities,
+        }
     }
 
     /// The URL of a path of the API.
@@ -52,16 +65,15 @@ impl Endpoint {
         format!("{}{path}", self.connection.url).parse().map_err(Failure::internal)
     }
 
-    /// The key, to take it out of what a server said.
-    #[must_use]
-    pub const fn api_key(&self) -> Option<&SecretString> {
-        self.api_key.as_ref()
+    /// The secrets, to take them out of what a server said.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretString> {
+        self.api_key.iter().chain(self.aws.iter().flat_map(AwsKey::secrets))
     }
 
     /// A connector under the same policy, to probe with.
     #[must_use]
     pub fn connector(&self) -> Connector {
-        Connector::new(Policy::new(self.connection.networks.iter().copied()), self.connection.connect_timeout)
+        Connector::new(self.policy.clone(), self.connection.connect_timeout)
     }
 }
 
@@ -115,8 +127,11 @@ impl Endpoints {
             credential,
             endpoint_networks,
             timers,
-            // For the providers of later versions.
+            // Is in what it can do.
             family: _,
+            capabilities,
+            headers,
+            ca_pem,
         } = wire;
         let provider =
             provider::by_name(&provider).ok_or_else(|| format!("the provider `{provider}` is not offered here"))?;
@@ -125,19 +140,66 @@ impl Endpoints {
             .map(|network| network.parse::<IpNet>().map_err(|error| format!("{network}: {error}")))
             .collect::<Result<_, _>>()?;
         let connect = timers.and_then(|timers| timers.connect).and_then(|connect| Duration::try_from(connect).ok());
-        let connection = Connection { url, networks, connect_timeout: connect.unwrap_or(Duration::from_secs(5)) };
+        let pb::ModelCredential { credential, client_certificate } = credential.unwrap_or_default();
+        let certificate = client_certificate.map(|shown| (shown.certificate_pem, shown.private_key_pem));
+        let tls = ClientTls { ca_pem, certificate };
+        let connect_timeout = connect.unwrap_or(Duration::from_secs(5));
+        let connection = Connection { url, networks, connect_timeout, tls };
+        self.stays_within(&connection)?;
+        let networks = || connection.networks.iter().copied();
         let client = match before.filter(|before| before.connection == connection) {
             Some(before) => before.client.clone(),
-            None => {
-                let policy = Policy::new(connection.networks.iter().copied());
-                self.egress.client(policy, connection.connect_timeout)
-            }
+            None if connection.tls.is_default() => self.egress.client(networks(), connect_timeout),
+            None => self
+                .egress
+                .client_with(networks(), connect_timeout, &connection.tls)
+                .map_err(|problem| problem.to_string())?,
         };
-        let api_key = match credential.and_then(|credential| credential.credential) {
-            Some(Credential::ApiKey(pb::ApiKey { value })) => Some(value.into()),
-            Some(Credential::None(pb::NoCredential {})) => None,
+        let (api_key, aws) = match credential {
+            Some(Credential::ApiKey(pb::ApiKey { value })) => (Some(value.into()), None),
+            Some(Credential::Aws(key)) => (None, Some(AwsKey::from(key))),
+            Some(Credential::None(pb::NoCredential {})) => (None, None),
             None => return Err("its credential is of a kind that is not known here".to_owned()),
         };
-        Ok(Endpoint { id, model, provider, client, identifier, api_key, connection })
+        let header = |pb::Header { name, value }| {
+            let name = name.parse::<HeaderName>().map_err(|error| error.to_string())?;
+            Ok((name, HeaderValue::from_str(&value).map_err(|error| error.to_string())?))
+        };
+        let headers = headers.into_iter().map(header).collect::<Result<_, String>>()?;
+        let policy = self.egress.policy(networks());
+        let capabilities = capabilities.unwrap_or_default();
+        Ok(Endpoint {
+            id,
+            model,
+            provider,
+            client,
+            headers,
+            aws,
+            identifier,
+            api_key,
+            capabilities,
+            policy,
+            connection,
+        })
+    }
+
+    /// Where the process keeps within networks, an endpoint that could only lie outside of them is not served at all.
+    fn stays_within(&self, connection: &Connection) -> Result<(), String> {
+        let Some(bound) = self.egress.bound() else { return Ok(()) };
+        let overlaps = |network: &IpNet| bound.iter().any(|bound| bound.contains(network) || network.contains(bound));
+        let inside = connection.networks.iter().any(overlaps);
+        let host = connection
+            .url
+            .parse::<Uri>()
+            .ok()
+            .and_then(|uri| uri.host().map(|host| host.trim_matches(['[', ']']).parse::<std::net::IpAddr>()));
+        let address_inside = match host {
+            Some(Ok(address)) => bound.iter().any(|bound| bound.contains(&address)),
+            _ => true,
+        };
+        if inside && address_inside {
+            return Ok(());
+        }
+        Err("it would leave the networks that this process keeps within (egress.offline)".to_owned())
     }
 }

@@ -8,10 +8,12 @@ pub mod config;
 mod decode;
 mod endpoints;
 mod feed;
+mod fit;
 mod guard;
 mod probe;
 pub mod provider;
 mod service;
+mod sigv4;
 mod upstream;
 
 pub use service::{Events, Models};

@@ -7,6 +7,7 @@ pub mod embeddings;
 pub(crate) mod emit;
 mod error;
 mod gemini;
+mod llamacpp;
 mod ollama;
 mod openai;
 mod say;
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use postern_proto::Failure;
 use postern_proto::completion::v1::{Completion, CompletionEvent};
+use postern_proto::instance::v1::Capabilities;
 use postern_proto::model::v1::{EmbedRequest, Generation};
 use secrecy::SecretString;
 
@@ -26,6 +28,8 @@ pub struct Target<'a> {
     pub identifier: &'a str,
     /// The API key, if the server asks for one.
     pub api_key: Option<&'a SecretString>,
+    /// What the model and its server can do.
+    pub capabilities: &'a Capabilities,
 }
 
 /// An HTTP request to an endpoint.
@@ -55,6 +59,10 @@ pub enum Api {
     Messages,
     /// Gemini's content.
     GenerateContent,
+    /// Mistral's code at a cursor.
+    Fim,
+    /// llama.cpp's code at a cursor.
+    Infill,
     /// Ollama's chat.
     OllamaChat,
     /// Ollama's raw completion.
@@ -77,6 +85,8 @@ impl Api {
             "responses" => Self::Responses,
             "messages" => Self::Messages,
             "generate_content" => Self::GenerateContent,
+            "fim" => Self::Fim,
+            "infill" => Self::Infill,
             "ollama_chat" => Self::OllamaChat,
             "ollama_generate" => Self::OllamaGenerate,
             "cohere_chat" => Self::CohereChat,
@@ -155,6 +165,8 @@ pub fn by_name(name: &str) -> Option<&'static dyn Provider> {
         &openai::OPENAI,
         &openai::AZURE_OPENAI,
         &openai::MISTRAL,
+        &openai::POSTERN,
+        &llamacpp::LlamaCpp,
         &anthropic::Anthropic,
         &gemini::GEMINI,
         &gemini::VERTEX,

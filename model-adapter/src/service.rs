@@ -22,7 +22,8 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use crate::endpoints::{Endpoint, Endpoints};
-use crate::provider::{Api, StreamDecoder, embeddings, emit};
+use crate::fit::fit;
+use crate::provider::{Api, Call, StreamDecoder, embeddings, emit};
 use crate::upstream;
 
 /// The service.
@@ -61,14 +62,14 @@ impl Models {
 
     async fn stream(&self, generation: pb::Generation, id: &RequestId) -> Result<Answer, Failure> {
         let endpoint = self.endpoint(&generation.endpoint_id)?;
-        let call = endpoint.provider.call(&endpoint.target(), &generation, true)?;
+        let call = call(&endpoint, generation, true)?;
         tracing::info!(model.name = endpoint.model, endpoint.id = endpoint.id, "calling the model");
         let (kind, warnings) = (call.api, call.warnings.clone());
         let response = upstream::send(&endpoint, call, id, self.clock.now()).await?;
         let content_type =
             response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        let start = Start { model: endpoint.model.clone(), warnings };
+        let start = Start { model: endpoint.model.clone(), warnings, prompt: String::new() };
         let mut answer = Answer {
             ready: VecDeque::from([event(completion_event::Event::Start(start))]),
             rest: None,
@@ -105,12 +106,21 @@ impl Models {
         id: &RequestId,
     ) -> Result<Completion, Failure> {
         let endpoint = self.endpoint(&generation.endpoint_id)?;
-        let call = endpoint.provider.call(&endpoint.target(), &generation, false)?;
+        let call = call(&endpoint, generation, false)?;
         let (kind, warnings) = (call.api, call.warnings.clone());
         let response = upstream::send(&endpoint, call, id, self.clock.now()).await?;
         let answer = self.read(&endpoint, kind, response.into_body()).await?;
         Ok(Completion { model: endpoint.model.clone(), warnings, ..answer })
     }
+}
+
+/// The request to the model's server, as far as the model can do what is asked.
+fn call(endpoint: &Endpoint, mut generation: pb::Generation, stream: bool) -> Result<Call, Failure> {
+    let target = endpoint.target();
+    let mut warnings = fit(target.capabilities, &mut generation)?;
+    let mut call = endpoint.provider.call(&target, &generation, stream)?;
+    warnings.append(&mut call.warnings);
+    Ok(Call { warnings, ..call })
 }
 
 /// The id of the caller's request, which the model server is told too.

@@ -34,7 +34,8 @@ pub async fn send(endpoint: &Endpoint, call: Call, id: &RequestId, now: u64) -> 
         .uri(endpoint.url(&call.path)?)
         .body(Full::new(call.body))
         .map_err(Failure::internal)?;
-    *request.headers_mut() = call.headers;
+    *request.headers_mut() = endpoint.headers.clone();
+    request.headers_mut().extend(call.headers);
     request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     request.headers_mut().insert(
         ACCEPT,
@@ -44,6 +45,9 @@ pub async fn send(endpoint: &Endpoint, call: Call, id: &RequestId, now: u64) -> 
     );
     request.headers_mut().insert(request_id::HEADER, id.header_value());
     request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(concat!("postern/", env!("CARGO_PKG_VERSION"))));
+    if let Some(key) = &endpoint.aws {
+        key.sign(&mut request, now).map_err(Failure::internal)?;
+    }
     let response = endpoint.client.request(request).await.map_err(|error| unreachable(&error))?;
     if response.status().is_success() {
         return Ok(response);
@@ -89,12 +93,10 @@ async fn refusal(endpoint: &Endpoint, response: Response<Incoming>, now: u64) ->
 /// Longest message that is passed on, in characters.
 const MAX_MESSAGE: usize = 600;
 
-/// Takes the endpoint's key out of a server's words, and cuts them only then: a key that lies across the cut must go whole.
+/// Takes the endpoint's secrets out of a server's words, and cuts them only then: a key that lies across the cut must go whole.
 pub(crate) fn scrubbed(endpoint: &Endpoint, mut failure: Failure) -> Failure {
-    let clean = |text: String| match endpoint.api_key() {
-        Some(key) => text.replace(key.expose_secret(), "[redacted]"),
-        None => text,
-    };
+    let clean =
+        |text: String| endpoint.secrets().fold(text, |text, secret| text.replace(secret.expose_secret(), "[redacted]"));
     failure.message = cut(clean(failure.message));
     failure.detail = failure.detail.map(|detail| cut(clean(detail)));
     failure

@@ -93,6 +93,8 @@ reasons! {
     FeatureUnbound = "FEATURE_UNBOUND", FailedPrecondition, 403;
     /// No model of that name is bound to the feature.
     ModelNotFound = "MODEL_NOT_FOUND", NotFound, 404;
+    /// The registry has no prompt of that feature and version.
+    PromptNotFound = "PROMPT_NOT_FOUND", NotFound, 404;
     /// The adapter has no endpoint of that id.
     EndpointNotFound = "ENDPOINT_NOT_FOUND", NotFound, 404;
     /// There is no such thing.

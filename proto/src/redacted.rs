@@ -3,8 +3,8 @@
 use std::fmt::{Debug, Formatter, Result};
 
 use crate::instance::v1::{
-    ApiKey, CreateCredentialResponse, CreateFleetMemberResponse, ExchangeTokenRequest, ExchangeTokenResponse,
-    IntrospectTokenRequest, RevokeTokenRequest,
+    ApiKey, AwsAccessKey, ClientCertificate, CreateCredentialResponse, CreateFleetMemberResponse, ExchangeTokenRequest,
+    ExchangeTokenResponse, IntrospectTokenRequest, RevokeTokenRequest,
 };
 
 const REDACTED: &str = "[redacted]";
@@ -13,6 +13,23 @@ impl Debug for ApiKey {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let Self { value: _ } = self;
         f.debug_struct("ApiKey").field("value", &REDACTED).finish()
+    }
+}
+
+impl Debug for AwsAccessKey {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        let Self { access_key_id, secret_access_key: _, session_token: _, region } = self;
+        f.debug_struct("AwsAccessKey")
+            .field("access_key_id", access_key_id)
+            .field("region", region)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Debug for ClientCertificate {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        let Self { certificate_pem, private_key_pem: _ } = self;
+        f.debug_struct("ClientCertificate").field("certificate_pem", certificate_pem).finish_non_exhaustive()
     }
 }
 
@@ -78,6 +95,11 @@ mod tests {
         let secret = || "hunter2-hunter2".to_owned();
         let shown = [
             format!("{:?}", ApiKey { value: secret() }),
+            format!(
+                "{:?}",
+                AwsAccessKey { secret_access_key: secret(), session_token: secret(), ..Default::default() }
+            ),
+            format!("{:?}", ClientCertificate { private_key_pem: secret(), ..Default::default() }),
             format!("{:?}", ExchangeTokenRequest { subject_token: secret(), ..Default::default() }),
             format!("{:?}", ExchangeTokenResponse { access_token: secret(), ..Default::default() }),
             format!("{:?}", CreateCredentialResponse { credential: None, secret: secret() }),

@@ -10,6 +10,8 @@ use prost::Message as _;
 /// Messages that carry a secret; their Debug is written by hand in src/redacted.rs.
 const SECRET_MESSAGES: &[&str] = &[
     ".postern.instance.v1.ApiKey",
+    ".postern.instance.v1.AwsAccessKey",
+    ".postern.instance.v1.ClientCertificate",
     ".postern.instance.v1.ExchangeTokenRequest",
     ".postern.instance.v1.ExchangeTokenResponse",
     ".postern.instance.v1.CreateCredentialResponse",

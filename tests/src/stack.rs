@@ -273,6 +273,7 @@ impl<'a> StackBuilder<'a> {
                 instance: link("adapter"),
                 tls: certificate("adapter"),
                 clients: Default::default(),
+                egress: Default::default(),
                 telemetry,
                 drain: self.drain,
             };
@@ -293,6 +294,8 @@ impl<'a> StackBuilder<'a> {
             limits: self.limits,
             tls: certificate("gateway"),
             clients: self.clients.clone(),
+            egress: Default::default(),
+            prompts: Default::default(),
             telemetry: TelemetryConfig::default(),
             drain: self.drain,
         };
@@ -342,6 +345,7 @@ impl<'a> StackBuilder<'a> {
             publish: Vec::new(),
             tls: None,
             clients: Default::default(),
+            egress: Default::default(),
             telemetry: TelemetryConfig::default(),
             drain: self.drain,
         }
@@ -388,7 +392,8 @@ impl Office {
     async fn add_model(&self, model: instance::Model, api_key: Option<&str>) {
         let key =
             |key: &str| instance::model_credential::Credential::ApiKey(instance::ApiKey { value: key.to_owned() });
-        let credential = api_key.map(|text| instance::ModelCredential { credential: Some(key(text)) });
+        let credential =
+            api_key.map(|text| instance::ModelCredential { credential: Some(key(text)), client_certificate: None });
         let request = self.request(instance::CreateModelRequest { model: Some(model), credential }).await;
         ModelRegistryServiceClient::new(self.channel.clone()).create_model(request).await.unwrap();
     }

@@ -27,12 +27,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("postern-proto", &[]),
     ("postern-token", &[]),
     ("postern-egress", &[]),
+    ("postern-prompt", &["postern-proto"]),
     ("postern-runtime", &["postern-proto", "postern-token", "postern-egress"]),
-    ("postern-cli", &["postern-proto", "postern-token", "postern-runtime"]),
+    ("postern-cli", &["postern-proto", "postern-token", "postern-runtime", "postern-prompt"]),
     ("instance-svc", &["postern-proto", "postern-token", "postern-runtime", "postern-egress"]),
     ("model-adapter", &["postern-proto", "postern-token", "postern-runtime", "postern-egress"]),
     // The one exception: its composition root may host the adapter.
-    ("gateway-svc", &["postern-proto", "postern-token", "postern-runtime", "postern-egress", "model-adapter"]),
+    (
+        "gateway-svc",
+        &["postern-proto", "postern-token", "postern-runtime", "postern-egress", "postern-prompt", "model-adapter"],
+    ),
     (
         "postern-tests",
         &["postern-proto", "postern-token", "postern-runtime", "instance-svc", "gateway-svc", "model-adapter"],

@@ -236,7 +236,7 @@ pub struct ModelSettings {
     /// The family whose prompts it understands.
     #[arg(long)]
     pub family: Option<String>,
-    /// The wire format: openai (default), azure_openai, mistral, anthropic, gemini, vertex, ollama, cohere or bedrock.
+    /// The wire format: openai (default), azure_openai, mistral, anthropic, gemini, vertex, ollama, llamacpp, cohere, bedrock or postern.
     #[arg(long)]
     pub provider: Option<String>,
     /// A network where the server may be; needed for loopback and private addresses.
@@ -269,9 +269,72 @@ pub struct ModelSettings {
     /// Read the API key from this file (`-`: standard input). Default: ask when standard input is a terminal, else none.
     #[arg(long, value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
+    /// Read an AWS access key from this file: JSON with access_key_id, secret_access_key, region and, of temporary keys, session_token.
+    #[arg(long, value_name = "FILE", conflicts_with = "api_key_file")]
+    pub aws_key_file: Option<PathBuf>,
     /// The server asks for no key.
-    #[arg(long, conflicts_with = "api_key_file")]
+    #[arg(long, conflicts_with_all = ["api_key_file", "aws_key_file"])]
     pub no_api_key: bool,
+    /// The certificate that is shown to the server (PEM).
+    #[arg(long, value_name = "FILE", requires = "client_key_file")]
+    pub client_cert_file: Option<PathBuf>,
+    /// The key of that certificate (PEM, PKCS#8).
+    #[arg(long, value_name = "FILE", requires = "client_cert_file")]
+    pub client_key_file: Option<PathBuf>,
+    /// The authorities that the server's certificate may come from (PEM). Default: the system's.
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// A header that the server wants, as NAME: VALUE; no secret. May be given several times.
+    #[arg(long, value_name = "HEADER")]
+    pub header: Vec<String>,
+    /// How code is completed at a cursor, where that is not known of the provider and family.
+    #[arg(long, value_name = "HOW")]
+    pub code: Option<CodeMode>,
+    /// What the server calls the answer's bound: max_tokens or max_completion_tokens.
+    #[arg(long, value_name = "NAME")]
+    pub max_tokens_field: Option<String>,
+    /// Which of OpenAI's APIs chats go to: chat or responses.
+    #[arg(long, value_name = "API")]
+    pub chat_api: Option<String>,
+    /// The model takes no sampling parameters.
+    #[arg(long)]
+    pub no_sampling: bool,
+    /// The model has no place for instructions.
+    #[arg(long)]
+    pub no_system_role: bool,
+    /// The model calls no tools.
+    #[arg(long)]
+    pub no_tools: bool,
+    /// The model cannot be held to a form of its answer.
+    #[arg(long)]
+    pub no_structured_output: bool,
+    /// The model sees no images.
+    #[arg(long)]
+    pub no_images: bool,
+    /// Forget what was said of what the model can do; what is known of its provider and family holds again.
+    #[arg(long)]
+    pub any_capabilities: bool,
+}
+
+/// How code is completed at a cursor.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum CodeMode {
+    /// By a raw completion in the family's own layout.
+    Layout,
+    /// By the server's own fill-in-the-middle.
+    Server,
+    /// By asking in a chat.
+    Chat,
+}
+
+impl From<CodeMode> for postern_proto::instance::v1::CodeMode {
+    fn from(mode: CodeMode) -> Self {
+        match mode {
+            CodeMode::Layout => Self::Layout,
+            CodeMode::Server => Self::Server,
+            CodeMode::Chat => Self::Chat,
+        }
+    }
 }
 
 /// `model`

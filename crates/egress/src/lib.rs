@@ -5,6 +5,7 @@
 
 mod connector;
 mod policy;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,17 +15,42 @@ use http_body_util::Full;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use ipnet::IpNet;
+use serde::Deserialize;
 
 pub use connector::{ConnectError, Connector};
 pub use policy::{AddressDenied, Policy};
+pub use tls::{ClientTls, TlsProblem};
 
 /// An HTTP client behind one policy. Its pool is its own, so a connection made under another policy is never reused.
 pub type Client = legacy::Client<HttpsConnector<Connector>, Full<Bytes>>;
 
-/// What all clients of a process share: the trusted certificate authorities.
+/// `[egress]`: how far the whole process may reach, whatever is registered.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EgressConfig {
+    /// Nothing outside `networks` is dialled; without any, nothing but this machine. Default: false.
+    pub offline: bool,
+    /// With `offline`: the networks that count as inside.
+    pub networks: Vec<IpNet>,
+}
+
+impl EgressConfig {
+    /// The networks that bound the process; `None` for no bound.
+    fn bound(&self) -> Option<Vec<IpNet>> {
+        match (self.offline, self.networks.is_empty()) {
+            (false, _) => None,
+            (true, true) => Some(policy::this_machine()),
+            (true, false) => Some(self.networks.clone()),
+        }
+    }
+}
+
+/// What all clients of a process share: how far they may reach, and the trusted certificate authorities.
 #[derive(Clone)]
 pub struct Egress {
     tls: Arc<rustls::ClientConfig>,
+    bound: Option<Arc<[IpNet]>>,
 }
 
 impl Egress {
@@ -32,26 +58,54 @@ impl Egress {
     ///
     /// # Errors
     /// When the process has no TLS provider that can be used.
-    pub fn new() -> Result<Self, rustls::Error> {
-        let mut roots = rustls::RootCertStore::empty();
-        // A machine without any is fine as long as no https endpoint is called; those calls then fail by name.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Self { tls: Arc::new(tls) })
+    pub fn new(config: &EgressConfig) -> Result<Self, TlsProblem> {
+        // A machine without any authority is fine as long as no https endpoint is called; those calls then fail by name.
+        let tls = Arc::new(ClientTls::default().config()?);
+        Ok(Self { tls, bound: config.bound().map(Into::into) })
     }
 
-    /// A client that connects where the policy lets it, within `connect_timeout` per connection.
+    /// The networks that the process keeps within; `None` when nothing bounds it.
     #[must_use]
-    pub fn client(&self, policy: Policy, connect_timeout: Duration) -> Client {
+    pub fn bound(&self) -> Option<&[IpNet]> {
+        self.bound.as_deref()
+    }
+
+    /// The policy of a destination, within that of the process.
+    #[must_use]
+    pub fn policy(&self, networks: impl IntoIterator<Item = IpNet>) -> Policy {
+        Policy::new(networks).within(self.bound.as_deref())
+    }
+
+    /// A client that connects where these networks and the process's own bound let it, within `connect_timeout` per connection.
+    #[must_use]
+    pub fn client(&self, networks: impl IntoIterator<Item = IpNet>, connect_timeout: Duration) -> Client {
+        self.build(networks, connect_timeout, self.tls.as_ref().clone())
+    }
+
+    /// The same with authorities and a certificate of its own.
+    ///
+    /// # Errors
+    /// [`TlsProblem`] when they cannot be read.
+    pub fn client_with(
+        &self,
+        networks: impl IntoIterator<Item = IpNet>,
+        connect_timeout: Duration,
+        tls: &ClientTls,
+    ) -> Result<Client, TlsProblem> {
+        Ok(self.build(networks, connect_timeout, tls.config()?))
+    }
+
+    fn build(
+        &self,
+        networks: impl IntoIterator<Item = IpNet>,
+        connect_timeout: Duration,
+        tls: rustls::ClientConfig,
+    ) -> Client {
         let https = HttpsConnectorBuilder::new()
-            .with_tls_config(self.tls.as_ref().clone())
+            .with_tls_config(tls)
             .https_or_http()
             .enable_all_versions()
-            .wrap_connector(Connector::new(policy, connect_timeout));
+            .wrap_connector(Connector::new(self.policy(networks), connect_timeout));
         legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(50))

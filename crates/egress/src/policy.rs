@@ -7,7 +7,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 /// Why an address is not dialled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +21,9 @@ pub enum AddressDenied {
     /// Outside the listed networks.
     #[error("{0} is outside the endpoint networks")]
     Unlisted(IpAddr),
+    /// Outside the networks that the process keeps within.
+    #[error("{0} is outside the networks that this process keeps within (egress.offline)")]
+    Offline(IpAddr),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,13 +37,26 @@ enum Class {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Policy {
     networks: Vec<IpNet>,
+    bound: Option<Vec<IpNet>>,
+}
+
+/// The loopback networks.
+pub(crate) fn this_machine() -> Vec<IpNet> {
+    let v4 = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+    vec![IpNet::V4(v4), IpNet::from(IpAddr::from(Ipv6Addr::LOCALHOST))]
 }
 
 impl Policy {
     /// Public addresses only when `networks` is empty, else these networks only.
     #[must_use]
     pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
-        Self { networks: networks.into_iter().collect() }
+        Self { networks: networks.into_iter().collect(), bound: None }
+    }
+
+    /// The same, but never outside `bound`.
+    #[must_use]
+    pub fn within(self, bound: Option<&[IpNet]>) -> Self {
+        Self { bound: bound.map(<[_]>::to_vec), ..self }
     }
 
     /// Whether the address may be dialled.
@@ -52,6 +68,9 @@ impl Policy {
         let class = class(address);
         if class == Class::Never {
             return Err(AddressDenied::Never(address));
+        }
+        if self.bound.as_ref().is_some_and(|bound| !bound.iter().any(|network| network.contains(&address))) {
+            return Err(AddressDenied::Offline(address));
         }
         if self.networks.iter().any(|network| network.contains(&address)) {
             return Ok(());
@@ -136,6 +155,7 @@ mod tests {
             AddressDenied::Never(_) => "never",
             AddressDenied::PrivateUnlisted(_) => "private",
             AddressDenied::Unlisted(_) => "unlisted",
+            AddressDenied::Offline(_) => "offline",
         })
     }
 
@@ -204,6 +224,23 @@ mod tests {
         assert_eq!(check(&listed, "10.2.0.1"), Err("unlisted"));
         assert_eq!(check(&listed, "8.8.8.8"), Err("unlisted"));
         assert_eq!(check(&listed, "::1"), Err("unlisted"));
+    }
+
+    #[test]
+    fn a_process_that_is_offline_stays_within_its_bound_whatever_a_model_lists() {
+        let bound = ["10.0.0.0/8".parse().unwrap()];
+        let policy =
+            |networks: &[&str]| Policy::new(networks.iter().map(|n| n.parse::<IpNet>().unwrap())).within(Some(&bound));
+        let check = |networks: &[&str], address: &str| policy(networks).check(address.parse().unwrap());
+        assert_eq!(check(&["10.1.0.0/16"], "10.1.2.3"), Ok(()));
+        for (networks, address) in
+            [(&["0.0.0.0/0"][..], "8.8.8.8"), (&[], "8.8.8.8"), (&["192.168.0.0/16"], "192.168.0.1")]
+        {
+            assert!(matches!(check(networks, address), Err(AddressDenied::Offline(_))), "{address}");
+        }
+        // The bound opens nothing by itself.
+        assert!(matches!(check(&[], "10.1.2.3"), Err(AddressDenied::PrivateUnlisted(_))));
+        assert!(matches!(check(&["0.0.0.0/0"], "169.254.169.254"), Err(AddressDenied::Never(_))));
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use ipnet::IpNet;
-use postern_egress::{Client, Egress, Policy};
+use postern_egress::{Client, Egress};
 use postern_token::{PublicKey, read_jwks};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -131,7 +131,7 @@ impl KeySource {
         Self {
             issuer,
             place,
-            client: egress.client(Policy::new(networks.iter().copied()), CONNECT),
+            client: egress.client(networks.iter().copied(), CONNECT),
             max_age,
             asked: Notify::new(),
             last_asked: Mutex::default(),
@@ -275,7 +275,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_unknown_keys_makes_for_one_fetch_in_ten_seconds() {
         let place = KeyPlace::file(PathBuf::new());
-        let source = KeySource::new(String::new(), place, &[], Duration::ZERO, &Egress::new().unwrap());
+        let source = KeySource::new(
+            String::new(),
+            place,
+            &[],
+            Duration::ZERO,
+            &Egress::new(&postern_egress::EgressConfig::default()).unwrap(),
+        );
         assert_eq!(source.ask_for("k0"), Some(FIRST_PAUSE));
         for number in 1..1000 {
             assert_eq!(source.ask_for(&format!("k{number}")), Some(ASK_EVERY), "asked too soon");

@@ -1,21 +1,23 @@
 //! `postern.gateway.v1.CompletionService`.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt as _, stream};
 use postern_proto::completion::v1::{CompletionEvent, completion_event::Event};
 use postern_proto::gateway::v1 as pb;
 use postern_proto::gateway::v1::completion_service_server::CompletionService;
 use postern_proto::model::v1::ChatPrompt;
-use postern_proto::{Failure, Feature};
+use postern_proto::{Failure, Feature, UnknownFeature};
 use postern_runtime::grpc::{refuse, timeout_of};
 use postern_runtime::peer::Peer;
 use postern_runtime::request_id::RequestId;
+use postern_token::Verified;
 use tonic::{Request, Response, Status};
 
-use crate::ask::{Ask, Task};
+use crate::ask::{Ask, Task, Texts};
 use crate::collect::collect;
-use crate::pipeline::{Bearer, Caller, Completion, Pipeline};
+use crate::pipeline::{Bearer, Caller, Completion, Embedded, Pipeline};
 use crate::policy::Identified;
 
 /// The door.
@@ -39,13 +41,31 @@ fn chat(given: Option<pb::Chat>) -> Result<Ask, Failure> {
 
 fn code(given: Option<pb::Code>) -> Result<Ask, Failure> {
     let given = given.ok_or_else(|| Failure::field("code", "is missing"))?;
-    // The path is for prompts of later versions.
-    let pb::Code { model, prefix, suffix, file_path: _, parameters, editing_session_id } = given;
+    let pb::Code { model, prefix, suffix, file_path, parameters, editing_session_id, related_files } = given;
     Ok(Ask {
         model: Some(model).filter(|model| !model.is_empty()),
-        task: Task::Code { prefix, suffix },
+        task: Task::Code { prefix, suffix, file_path, files: related_files },
         parameters: parameters.unwrap_or_default(),
         session: Some(editing_session_id).filter(|session| !session.is_empty()),
+    })
+}
+
+fn run(given: Option<pb::PromptRun>) -> Result<Ask, Failure> {
+    let given = given.ok_or_else(|| Failure::field("run", "is missing"))?;
+    let pb::PromptRun { feature, model, variables, prompt_version, parameters } = given;
+    let feature: Feature =
+        feature.parse().map_err(|error: UnknownFeature| Failure::field("feature", error.to_string()))?;
+    if !feature.is_run_by_prompt() {
+        return Err(Failure::field("feature", format!("`{feature}` has a call of its own")));
+    }
+    let version = Some(prompt_version).filter(|version| !version.is_empty());
+    let version = version.map(|version| version.parse()).transpose();
+    let version = version.map_err(|_| Failure::field("prompt_version", "is not a version such as 1.0.0"))?;
+    Ok(Ask {
+        model: Some(model).filter(|model| !model.is_empty()),
+        task: Task::Run { feature, variables: variables.into_iter().collect(), version },
+        parameters: parameters.unwrap_or_default(),
+        session: None,
     })
 }
 
@@ -58,12 +78,17 @@ impl GrpcDoor {
         let (metadata, extensions, message) = request.into_parts();
         let headers = metadata.into_headers();
         let ask = ask(message).map_err(refuse)?;
-        let Identified(verified) = extensions
-            .get::<Identified>()
-            .cloned()
-            .ok_or_else(|| refuse(Failure::internal("a guarded method was reached without a caller")))?;
+        let verified = identified(&extensions).map_err(refuse)?;
         self.pipeline.complete(verified, caller(&headers, &extensions), ask).await.map_err(refuse)
     }
+}
+
+/// The caller that the guard found.
+fn identified(extensions: &http::Extensions) -> Result<Arc<Verified>, Failure> {
+    let found = extensions.get::<Identified>().cloned();
+    let Identified(verified) =
+        found.ok_or_else(|| Failure::internal("a guarded method was reached without a caller"))?;
+    Ok(verified)
 }
 
 /// Who calls, by a request's head.
@@ -128,6 +153,38 @@ impl CompletionService for GrpcDoor {
     ) -> Result<Response<Self::StreamCompleteCodeStream>, Status> {
         let begun = self.complete(request, |message| code(message.code)).await?;
         Ok(events(begun, |event| pb::StreamCompleteCodeResponse { event }))
+    }
+
+    async fn run_prompt(
+        &self,
+        request: Request<pb::RunPromptRequest>,
+    ) -> Result<Response<pb::RunPromptResponse>, Status> {
+        let begun = self.complete(request, |message| run(message.run)).await?;
+        let completion = Some(collect(begun).await.map_err(refuse)?);
+        Ok(Response::new(pb::RunPromptResponse { completion }))
+    }
+
+    type StreamRunPromptStream = Answers<pb::StreamRunPromptResponse>;
+
+    async fn stream_run_prompt(
+        &self,
+        request: Request<pb::StreamRunPromptRequest>,
+    ) -> Result<Response<Self::StreamRunPromptStream>, Status> {
+        let begun = self.complete(request, |message| run(message.run)).await?;
+        Ok(events(begun, |event| pb::StreamRunPromptResponse { event }))
+    }
+
+    async fn embed(&self, request: Request<pb::EmbedRequest>) -> Result<Response<pb::EmbedResponse>, Status> {
+        let (metadata, extensions, message) = request.into_parts();
+        let headers = metadata.into_headers();
+        let given = message.embedding.ok_or_else(|| refuse(Failure::field("embedding", "is missing")))?;
+        let pb::Embedding { model, inputs, dimensions } = given;
+        let ask = Texts { model: Some(model).filter(|model| !model.is_empty()), inputs, dimensions };
+        let verified = identified(&extensions).map_err(refuse)?;
+        let answered = self.pipeline.embed(verified, caller(&headers, &extensions), ask).await.map_err(refuse)?;
+        let Embedded { model, vectors, usage } = answered;
+        let vectors = vectors.into_iter().map(|values| pb::Vector { values }).collect();
+        Ok(Response::new(pb::EmbedResponse { model, vectors, usage: Some(usage) }))
     }
 
     async fn list_models(

@@ -7,7 +7,6 @@ use postern_proto::{Failure, Feature, Reason};
 use postern_runtime::peer::within;
 use postern_token::Verified;
 
-use crate::ask::Ask;
 use crate::routes::{Model, RouteTable};
 
 /// Proof that a caller may use a feature on these models. Only [`permit`] makes one.
@@ -73,11 +72,11 @@ pub(super) fn is_for(groups: &[String], verified: &Verified) -> bool {
 
 pub(super) fn permit(
     verified: &Verified,
-    ask: &Ask,
+    (feature, model): (Feature, Option<&str>),
     address: Option<IpAddr>,
     table: &RouteTable,
 ) -> Result<Permit, Failure> {
-    let (feature, claims) = (ask.feature(), verified.claims());
+    let claims = verified.claims();
     if !verified.allows(feature.scope()) {
         return Err(Failure::new(Reason::ScopeMissing, format!("the token lacks the scope {}", feature.scope())));
     }
@@ -95,13 +94,12 @@ pub(super) fn permit(
             format!("the feature `{feature}` is for groups that you are not in"),
         ));
     }
-    let wanted: Vec<_> = match &ask.model {
+    let wanted: Vec<_> = match model {
         None => bound.to_vec(),
-        Some(name) => bound.iter().filter(|model| model.name == *name).cloned().collect(),
+        Some(name) => bound.iter().filter(|model| model.name == name).cloned().collect(),
     };
     if wanted.is_empty() {
-        let shown: String =
-            ask.model.iter().flat_map(|name| name.chars()).filter(|c| !c.is_control()).take(64).collect();
+        let shown: String = model.iter().flat_map(|name| name.chars()).filter(|c| !c.is_control()).take(64).collect();
         return Err(Failure::new(
             Reason::ModelNotFound,
             format!("no model `{shown}` is bound to the feature `{feature}`; `postern status` shows those there are"),

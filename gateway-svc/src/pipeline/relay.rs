@@ -23,10 +23,11 @@ use super::route::Attempt;
 use super::session::Turn;
 use super::{Caller, Pipeline};
 use crate::adapters::{Adapters, Events};
+use crate::prompt::clean::{Cleaner, cleaned};
 use crate::routes::Timers;
 pub use flow::Completion;
 use flow::Flow;
-use record::Record;
+pub(super) use record::Record;
 
 /// What a request holds until it is over.
 pub struct Held {
@@ -42,13 +43,13 @@ pub struct Held {
 
 /// The end of the whole answer, and whose it is.
 #[derive(Clone, Copy)]
-struct Deadline {
-    at: Instant,
+pub(super) struct Deadline {
+    pub(super) at: Instant,
     message: &'static str,
 }
 
 impl Deadline {
-    fn of(begun: Instant, total: Duration, caller: Option<Duration>) -> Self {
+    pub(super) fn of(begun: Instant, total: Duration, caller: Option<Duration>) -> Self {
         match caller {
             Some(timeout) if timeout < total => {
                 Self { at: begun + timeout, message: "the deadline that the caller set has passed" }
@@ -57,7 +58,7 @@ impl Deadline {
         }
     }
 
-    fn failure(self) -> Failure {
+    pub(super) fn failure(self) -> Failure {
         Failure::new(Reason::DeadlineExceeded, self.message)
     }
 }
@@ -92,7 +93,7 @@ pub(super) async fn begin(
 }
 
 /// Whether another endpoint may do better. The caller's own faults and passed deadlines end the search.
-fn goes_on(failure: &Failure) -> bool {
+pub(super) fn goes_on(failure: &Failure) -> bool {
     let over = matches!(
         failure.reason,
         Reason::FirstContentTimeout | Reason::DeadlineExceeded | Reason::Cancelled | Reason::TokenRevoked
@@ -126,7 +127,7 @@ async fn one(
     let first_content = begun + model.timers.first_content;
     let generation =
         Generation { endpoint_id: endpoint, prompt: Some(prompt.prompt), parameters: Some(prompt.parameters) };
-    let opening = open(&pipeline.adapters, &model.adapter_group, generation, &caller.request_id);
+    let opening = open(&pipeline.adapters, &model.adapter_group, generation, prompt.cleaner, &caller.request_id);
     let (mut before, events) = tokio::select! {
         // In this order: where two have come at once, the caller's own wish counts first.
         biased;
@@ -141,6 +142,7 @@ async fn one(
     };
     if let Some(Event::Start(start)) = before.front_mut() {
         start.warnings.extend(prompt.warnings);
+        start.prompt = prompt.template;
     }
     Ok(Started {
         begun: before,
@@ -158,9 +160,13 @@ async fn open(
     adapters: &Adapters,
     group: &str,
     generation: Generation,
+    cleaner: Option<Cleaner>,
     request_id: &RequestId,
 ) -> Result<(VecDeque<Event>, Events), Failure> {
     let mut events = adapters.of(group)?.generate(generation, request_id).await?;
+    if let Some(cleaner) = cleaner {
+        events = cleaned(events, cleaner);
+    }
     let mut before = VecDeque::new();
     loop {
         let event = events.next().await.ok_or_else(broke_off)??;

@@ -23,7 +23,7 @@ const MAX_ATTEMPTS: usize = 4;
 
 pub(super) fn attempts(
     models: &[Arc<Model>],
-    prompts: impl Iterator<Item = Prompt>,
+    prompts: impl IntoIterator<Item = Prompt>,
     admission: &Admission,
 ) -> VecDeque<Attempt> {
     let mut attempts = VecDeque::new();
@@ -46,30 +46,18 @@ mod tests {
     use super::*;
     use crate::ask::Task;
     use crate::prompt;
-    use crate::routes::Timers;
+    use crate::routes::tests::model;
+    use postern_prompt::Registry;
     use postern_proto::completion::v1::Parameters;
-    use std::time::Duration;
 
     #[test]
     fn models_come_in_order_and_idle_endpoints_first() {
-        let second = Duration::from_secs(1);
-        let model = |name: &str, endpoints: &[&str]| {
-            Arc::new(Model {
-                name: name.to_owned(),
-                family: "general".to_owned(),
-                adapter_group: "default".to_owned(),
-                endpoints: endpoints.iter().map(|endpoint| (*endpoint).to_owned()).collect(),
-                client_networks: Vec::new(),
-                groups: Vec::new(),
-                context_length: 0,
-                max_concurrency: None,
-                timers: Timers { first_content: second, idle: second, total: second },
-            })
-        };
         let admission = Admission::new(8);
         let _busy = admission.at_endpoint("a1");
-        let models = [model("a", &["a1", "a2"]), model("b", &["b1", "b2", "b3"])];
-        let built = || prompt::build(&Task::Raw("x".to_owned()), "general", &Parameters::default());
+        let models = [model("a", &["a1", "a2"]), model("b", &["b1", "b2", "b3"])].map(Arc::new);
+        let registry = Registry::shipped().unwrap();
+        let built =
+            || prompt::build(&Task::Raw("x".to_owned()), &models[0], &Parameters::default(), &registry).unwrap();
         let order: Vec<_> = attempts(&models, std::iter::repeat_with(built), &admission)
             .into_iter()
             .map(|attempt| attempt.endpoint)

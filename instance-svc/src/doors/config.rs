@@ -10,7 +10,6 @@ use postern_proto::instance::v1::connect_adapter_response::Message as ToAdapter;
 use postern_proto::instance::v1::watch_routes_response::Message as ToGateway;
 use postern_runtime::grpc::refuse;
 use postern_runtime::{Clock, Lifecycle, notes};
-use secrecy::ExposeSecret as _;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -19,8 +18,9 @@ use super::guard::Caller;
 use super::trust::draining;
 use super::{Answers, HEARTBEAT};
 use crate::fleet::Fleet;
+use crate::model_credential::ModelCredential;
 use crate::partners::Partners;
-use crate::registry::{Model, ModelCredential, Registry};
+use crate::registry::{Model, Registry};
 use crate::root::TrustRoot;
 use crate::store::{Store, Versions};
 
@@ -86,7 +86,7 @@ impl Source {
 }
 
 fn route_model(Model { record, spec }: Model) -> pb::RouteModel {
-    let (limits, timers) = (spec.limits(), spec.timers());
+    let (limits, timers, code) = (spec.limits(), spec.timers(), spec.capabilities().code.unwrap_or_default());
     pb::RouteModel {
         name: record.name,
         family: spec.family,
@@ -96,15 +96,11 @@ fn route_model(Model { record, spec }: Model) -> pb::RouteModel {
         limits: Some(limits),
         timers: Some(timers),
         groups: spec.groups,
+        code,
     }
 }
 
 fn adapter_endpoints(model: Model, credential: &ModelCredential) -> Vec<pb::AdapterEndpoint> {
-    use pb::model_credential::Credential;
-    let credential = match credential {
-        ModelCredential::None => Credential::None(pb::NoCredential {}),
-        ModelCredential::ApiKey(key) => Credential::ApiKey(pb::ApiKey { value: key.expose_secret().to_owned() }),
-    };
     let networks: Vec<_> = model.spec.endpoint_networks.iter().map(ToString::to_string).collect();
     let timers = model.spec.timers();
     let endpoint = |endpoint: &crate::model::EndpointSpec| pb::AdapterEndpoint {
@@ -113,10 +109,13 @@ fn adapter_endpoints(model: Model, credential: &ModelCredential) -> Vec<pb::Adap
         provider: model.spec.provider.clone(),
         url: endpoint.url.clone(),
         identifier: model.spec.identifier.clone(),
-        credential: Some(pb::ModelCredential { credential: Some(credential.clone()) }),
+        credential: Some(credential.clone().into_message()),
         endpoint_networks: networks.clone(),
         timers: Some(timers),
         family: model.spec.family.clone(),
+        capabilities: Some(model.spec.capabilities()),
+        headers: model.spec.headers(),
+        ca_pem: model.spec.ca_pem.clone(),
     };
     model.spec.endpoints.iter().map(endpoint).collect()
 }

@@ -13,7 +13,8 @@ use tonic::{Request, Response, Status};
 
 use super::{Answers, acted, timestamp};
 use crate::fleet::Fleet;
-use crate::registry::{Model, ModelCredential, Registry};
+use crate::model_credential::ModelCredential;
+use crate::registry::{Model, Registry};
 
 /// How long a check may take, all endpoints together.
 const CHECK_PATIENCE: Duration = Duration::from_secs(60);
@@ -27,12 +28,8 @@ pub struct ModelDoor {
 }
 
 fn model(Model { record, spec }: Model) -> pb::Model {
-    let credential_kind = match record.credential_kind.as_str() {
-        "none" => pb::CredentialKind::None,
-        "api_key" => pb::CredentialKind::ApiKey,
-        _ => pb::CredentialKind::Unspecified,
-    };
-    let (limits, timers) = (spec.limits(), spec.timers());
+    let credential_kind = ModelCredential::kind_of(&record.credential_kind);
+    let (limits, timers, headers) = (spec.limits(), spec.timers(), spec.headers());
     let endpoint = |endpoint: crate::model::EndpointSpec| pb::Endpoint { id: endpoint.id, url: endpoint.url };
     pb::Model {
         name: record.name,
@@ -50,20 +47,9 @@ fn model(Model { record, spec }: Model) -> pb::Model {
         version: record.version,
         create_time: timestamp(record.created_at),
         update_time: timestamp(record.updated_at),
-    }
-}
-
-fn credential(given: pb::ModelCredential) -> Result<ModelCredential, Failure> {
-    use pb::model_credential::Credential;
-    match given.credential {
-        None => Err(Failure::field("credential", "is empty")),
-        Some(Credential::None(pb::NoCredential {})) => Ok(ModelCredential::None),
-        Some(Credential::ApiKey(pb::ApiKey { value })) => {
-            if !(1..=4096).contains(&value.len()) || !value.bytes().all(|b| b.is_ascii_graphic()) {
-                return Err(Failure::field("credential.api_key.value", "must be 1 to 4096 visible ASCII characters"));
-            }
-            Ok(ModelCredential::ApiKey(value.into()))
-        }
+        capabilities: Some(spec.said).filter(|said| *said != pb::Capabilities::default()),
+        headers,
+        ca_pem: spec.ca_pem,
     }
 }
 
@@ -78,7 +64,8 @@ impl ModelRegistryService for ModelDoor {
         request: Request<pb::CreateModelRequest>,
     ) -> Result<Response<pb::CreateModelResponse>, Status> {
         let pb::CreateModelRequest { model: wanted, credential: secret } = request.into_inner();
-        let secret = secret.map(credential).transpose().map_err(refuse)?.unwrap_or(ModelCredential::None);
+        let secret = secret.map(ModelCredential::check).transpose().map_err(refuse)?;
+        let secret = secret.unwrap_or_else(ModelCredential::none);
         let made = self.registry.create(given(wanted).map_err(refuse)?, secret).await.map_err(refuse)?;
         tracing::info!(model.name = made.record.name, "model registered");
         Ok(acted(made.record.name.clone(), pb::CreateModelResponse { model: Some(model(made)) }))
@@ -99,7 +86,7 @@ impl ModelRegistryService for ModelDoor {
         request: Request<pb::UpdateModelRequest>,
     ) -> Result<Response<pb::UpdateModelResponse>, Status> {
         let pb::UpdateModelRequest { model: wanted, credential: secret } = request.into_inner();
-        let secret = secret.map(credential).transpose().map_err(refuse)?;
+        let secret = secret.map(ModelCredential::check).transpose().map_err(refuse)?;
         let changed = self.registry.update(given(wanted).map_err(refuse)?, secret).await.map_err(refuse)?;
         tracing::info!(model.name = changed.record.name, model.version = changed.record.version, "model changed");
         Ok(acted(changed.record.name.clone(), pb::UpdateModelResponse { model: Some(model(changed)) }))

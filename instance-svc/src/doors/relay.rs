@@ -88,6 +88,13 @@ fn stream<T: Send + 'static>(
     Response::new(Box::pin(items))
 }
 
+/// The feature of a run, for which a token is minted; the gateway judges the rest.
+fn feature_of(run: Option<&pb::PromptRun>) -> Result<Feature, Status> {
+    let name = run.map(|run| run.feature.as_str()).unwrap_or_default();
+    let feature = name.parse::<Feature>();
+    feature.map_err(|error| grpc::refuse(Failure::field("feature", error.to_string())))
+}
+
 #[tonic::async_trait]
 impl CompletionService for RelayDoor {
     async fn chat(&self, request: Request<pb::ChatRequest>) -> Result<Response<pb::ChatResponse>, Status> {
@@ -123,6 +130,32 @@ impl CompletionService for RelayDoor {
         let (mut gateway, request) = self.onward(request, &[Feature::CodeCompletion]).await?;
         let answer = gateway.stream_complete_code(request).await.map_err(passed_on)?;
         Ok(stream(answer, |item| item.event.as_ref()))
+    }
+
+    async fn run_prompt(
+        &self,
+        request: Request<pb::RunPromptRequest>,
+    ) -> Result<Response<pb::RunPromptResponse>, Status> {
+        let feature = feature_of(request.get_ref().run.as_ref())?;
+        let (mut gateway, request) = self.onward(request, &[feature]).await?;
+        gateway.run_prompt(request).await.map(answer).map_err(passed_on)
+    }
+
+    type StreamRunPromptStream = Answers<pb::StreamRunPromptResponse>;
+
+    async fn stream_run_prompt(
+        &self,
+        request: Request<pb::StreamRunPromptRequest>,
+    ) -> Result<Response<Self::StreamRunPromptStream>, Status> {
+        let feature = feature_of(request.get_ref().run.as_ref())?;
+        let (mut gateway, request) = self.onward(request, &[feature]).await?;
+        let answer = gateway.stream_run_prompt(request).await.map_err(passed_on)?;
+        Ok(stream(answer, |item| item.event.as_ref()))
+    }
+
+    async fn embed(&self, request: Request<pb::EmbedRequest>) -> Result<Response<pb::EmbedResponse>, Status> {
+        let (mut gateway, request) = self.onward(request, &[Feature::Embed]).await?;
+        gateway.embed(request).await.map(answer).map_err(passed_on)
     }
 
     async fn list_models(

@@ -58,12 +58,7 @@ pub fn whole(
     usage: Option<Usage>,
 ) -> Completion {
     let choice = Choice { text, reasoning, tool_calls, finish_reason: reason as i32 };
-    Completion {
-        model: String::new(),
-        choices: vec![choice],
-        usage: Some(usage.unwrap_or_else(absent_usage)),
-        warnings: Vec::new(),
-    }
+    Completion { choices: vec![choice], usage: Some(usage.unwrap_or_else(absent_usage)), ..Completion::default() }
 }
 
 /// Nobody said what it cost.

@@ -4,13 +4,14 @@
 mod request;
 mod response;
 mod responses;
+mod responses_request;
 mod stream;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderName};
 use postern_proto::Failure;
 use postern_proto::completion::v1::Completion;
-use postern_proto::model::v1::{EmbedRequest, Generation};
+use postern_proto::model::v1::{EmbedRequest, Generation, generation};
 
 use super::embeddings::{self, Shape};
 use super::emit::EventStream;
@@ -31,6 +32,8 @@ enum Dialect {
     Azure,
     /// Mistral (<https://docs.mistral.ai/api>), which refuses members that it does not know.
     Mistral,
+    /// llama.cpp, whose base URL is above that of this API.
+    LlamaCpp,
 }
 
 /// OpenAI, llama.cpp, vLLM, Ollama and the many others.
@@ -39,6 +42,10 @@ pub const OPENAI: OpenAi = OpenAi { name: "openai", dialect: Dialect::OpenAi };
 pub const AZURE_OPENAI: OpenAi = OpenAi { name: "azure_openai", dialect: Dialect::Azure };
 /// Mistral.
 pub const MISTRAL: OpenAi = OpenAi { name: "mistral", dialect: Dialect::Mistral };
+/// Another gateway, at its HTTP door, with the secret of a service account as the key.
+pub const POSTERN: OpenAi = OpenAi { name: "postern", dialect: Dialect::OpenAi };
+/// llama.cpp, but for what is its own.
+pub(super) const LLAMACPP: OpenAi = OpenAi { name: "llamacpp", dialect: Dialect::LlamaCpp };
 
 /// The version of Azure's API that is spoken.
 const AZURE_VERSION: &str = "2024-10-21";
@@ -47,6 +54,7 @@ impl OpenAi {
     fn path(&self, target: &Target<'_>, path: &str) -> String {
         match self.dialect {
             Dialect::OpenAi | Dialect::Mistral => path.to_owned(),
+            Dialect::LlamaCpp => format!("/v1{path}"),
             Dialect::Azure => {
                 let deployment = say::segment(target.identifier);
                 format!("/openai/deployments/{deployment}{path}?api-version={AZURE_VERSION}")
@@ -56,7 +64,9 @@ impl OpenAi {
 
     fn headers(&self, target: &Target<'_>) -> Result<http::HeaderMap, Failure> {
         match self.dialect {
-            Dialect::OpenAi | Dialect::Mistral => say::headers(AUTHORIZATION, "Bearer ", target.api_key),
+            Dialect::OpenAi | Dialect::Mistral | Dialect::LlamaCpp => {
+                say::headers(AUTHORIZATION, "Bearer ", target.api_key)
+            }
             Dialect::Azure => say::headers(HeaderName::from_static("api-key"), "", target.api_key),
         }
     }
@@ -70,14 +80,27 @@ impl Provider for OpenAi {
     fn apis(&self) -> &'static [Api] {
         match self.dialect {
             Dialect::OpenAi | Dialect::Azure => &[Api::Chat, Api::Completions, Api::Responses, Api::Embeddings],
-            Dialect::Mistral => &[Api::Chat, Api::Completions, Api::Embeddings],
+            Dialect::Mistral => &[Api::Chat, Api::Fim, Api::Completions, Api::Embeddings],
+            Dialect::LlamaCpp => &[Api::Chat, Api::Completions, Api::Embeddings],
         }
     }
 
     fn call(&self, target: &Target<'_>, generation: &Generation, stream: bool) -> Result<Call, Failure> {
-        let (api, body, warnings) = request::body(target.identifier, generation, stream, self.dialect)?;
+        let (api, body, warnings) = match &generation.prompt {
+            Some(generation::Prompt::Chat(chat)) if target.capabilities.chat_api() == "responses" => {
+                responses_request::body(target.identifier, chat, generation.parameters.as_ref(), stream)?
+            }
+            _ => request::body(target, generation, stream, self.dialect)?,
+        };
         let path = match api {
             Api::Completions => "/completions",
+            Api::Fim => "/fim/completions",
+            // Azure's is the same for all deployments, and wants the newer version.
+            Api::Responses if self.dialect == Dialect::Azure => {
+                let path = "/openai/v1/responses".to_owned();
+                return Ok(Call { path, headers: self.headers(target)?, body, warnings, api });
+            }
+            Api::Responses => "/responses",
             _ => "/chat/completions",
         };
         Ok(Call { path: self.path(target, path), headers: self.headers(target)?, body, warnings, api })
@@ -92,7 +115,7 @@ impl Provider for OpenAi {
 
     fn list_models(&self, target: &Target<'_>) -> Result<Option<Call>, Failure> {
         let path = match self.dialect {
-            Dialect::OpenAi | Dialect::Mistral => "/models".to_owned(),
+            Dialect::OpenAi | Dialect::Mistral | Dialect::LlamaCpp => self.path(target, "/models"),
             Dialect::Azure => format!("/openai/models?api-version={AZURE_VERSION}"),
         };
         Ok(Some(Call {

@@ -1,8 +1,8 @@
 //! What each provider says of one and the same conversation.
 
 use postern_proto::completion::v1::{
-    ContentPart, Image, Message, Parameters, ResponseFormat, Role, Tool, ToolCall, ToolChoice, content_part, image,
-    response_format, tool_choice,
+    ContentPart, Image, Message, Parameters, ResponseFormat, Role, SourceFile, Tool, ToolCall, ToolChoice,
+    content_part, image, response_format, tool_choice,
 };
 use postern_proto::model::v1::{ChatPrompt, Generation, RawPrompt, generation};
 use postern_proto::{Failure, Reason};
@@ -60,7 +60,8 @@ fn parameters() -> Parameters {
 
 fn call(provider: &str, prompt: generation::Prompt, parameters: Parameters) -> Result<(Call, Value), Failure> {
     let key = "model-key".to_owned().into();
-    let target = Target { model: "demo", identifier: "org/m:1", api_key: Some(&key) };
+    let known = Capabilities::default();
+    let target = Target { model: "demo", identifier: "org/m:1", api_key: Some(&key), capabilities: &known };
     let generation = Generation { prompt: Some(prompt), parameters: Some(parameters), ..Default::default() };
     let call = by_name(provider).unwrap().call(&target, &generation, true)?;
     let body = serde_json::from_slice(&call.body).unwrap();
@@ -150,7 +151,7 @@ fn ollama_is_told_the_conversation_in_its_own_form() {
         ],
     });
     assert_eq!((body, call.warnings.len()), (expected, 1), "that a call cannot be demanded");
-    let raw = generation::Prompt::Raw(RawPrompt { text: "<fim>".to_owned() });
+    let raw = generation::Prompt::Raw(RawPrompt { text: "<fim>".to_owned(), ..Default::default() });
     let (call, body) = self::call("ollama", raw, Parameters::default()).unwrap();
     let expected = json!({ "model": "org/m:1", "prompt": "<fim>", "raw": true, "stream": true });
     assert_eq!((call.path.as_str(), body), ("/api/generate", expected));
@@ -232,7 +233,7 @@ fn what_a_format_cannot_say_is_refused_or_said_to_be_dropped() {
         assert!(!body.to_string().contains("mirostat"), "{provider}");
     }
     for provider in ["anthropic", "gemini", "cohere", "bedrock"] {
-        let raw = generation::Prompt::Raw(RawPrompt { text: "x".to_owned() });
+        let raw = generation::Prompt::Raw(RawPrompt { text: "x".to_owned(), ..Default::default() });
         assert!(call(provider, raw, Parameters::default()).is_err(), "{provider}");
     }
     // Arguments of a call that are no JSON come from a caller, and are its fault.
@@ -304,7 +305,8 @@ fn thinking_is_asked_for_only_where_it_is_taken() {
 #[test]
 fn gemini_3_is_told_that_a_calls_signature_was_not_kept() {
     let said = |identifier: &str| {
-        let target = Target { model: "demo", identifier, api_key: None };
+        let known = Capabilities::default();
+        let target = Target { model: "demo", identifier, api_key: None, capabilities: &known };
         let prompt = Some(generation::Prompt::Chat(conversation()));
         let call =
             by_name("gemini").unwrap().call(&target, &Generation { prompt, ..Default::default() }, true).unwrap();
@@ -312,4 +314,76 @@ fn gemini_3_is_told_that_a_calls_signature_was_not_kept() {
     };
     assert_eq!(said("gemini-3-pro"), "skip_thought_signature_validator");
     assert_eq!(said("gemini-2.5-flash"), Value::Null);
+}
+
+fn at_a_cursor() -> generation::Prompt {
+    let files = vec![SourceFile { path: "b.rs".to_owned(), text: "fn b() {}".to_owned() }];
+    generation::Prompt::Raw(RawPrompt { text: "let a = ".to_owned(), suffix: Some(";".to_owned()), files })
+}
+
+#[test]
+fn code_at_a_cursor_is_said_in_each_servers_own_way() {
+    let said = |provider| {
+        let parameters = Parameters { max_tokens: Some(20), seed: Some(7), ..Default::default() };
+        let (call, body) = call(provider, at_a_cursor(), parameters).unwrap();
+        (call.path, call.api, body)
+    };
+    let (prefix, suffix) = ("let a = ", ";");
+    let expected = json!({
+        "input_prefix": prefix, "input_suffix": suffix, "input_extra": [{ "filename": "b.rs", "text": "fn b() {}" }],
+        "n_predict": 20, "seed": 7, "stream": true,
+    });
+    assert_eq!(said("llamacpp"), ("/infill".to_owned(), Api::Infill, expected));
+    let expected = json!({
+        "model": "org/m:1", "prompt": prefix, "suffix": suffix, "max_tokens": 20, "random_seed": 7, "stream": true,
+    });
+    assert_eq!(said("mistral"), ("/fim/completions".to_owned(), Api::Fim, expected));
+    let (path, api, body) = said("ollama");
+    assert_eq!((path.as_str(), api), ("/api/generate", Api::OllamaGenerate));
+    assert_eq!((&body["prompt"], &body["suffix"], body.get("raw")), (&json!(prefix), &json!(suffix), None));
+    let (path, api, body) = said("openai");
+    assert_eq!((path.as_str(), api, &body["suffix"]), ("/completions", Api::Completions, &json!(suffix)));
+}
+
+#[test]
+fn llamacpp_has_openais_api_below_its_own() {
+    let (call, _) = call("llamacpp", generation::Prompt::Chat(conversation()), parameters()).unwrap();
+    assert_eq!((call.path.as_str(), call.api), ("/v1/chat/completions", Api::Chat));
+    assert_eq!(header(&call, "authorization"), "Bearer model-key");
+}
+
+#[test]
+fn the_responses_api_is_told_the_conversation_as_items_and_keeps_nothing() {
+    let known = Capabilities { chat_api: Some("responses".to_owned()), ..Default::default() };
+    let target = Target { model: "demo", identifier: "gpt-5", api_key: None, capabilities: &known };
+    let format = response_format::JsonSchema {
+        name: "place".to_owned(),
+        schema_json: SCHEMA.to_owned(),
+        strict: Some(true),
+        description: String::new(),
+    };
+    let response_format = Some(ResponseFormat { format: Some(response_format::Format::JsonSchema(format)) });
+    let chat = ChatPrompt { response_format, ..conversation() };
+    let parameters = Parameters { reasoning_effort: Some("low".to_owned()), ..parameters() };
+    let asked =
+        Generation { prompt: Some(generation::Prompt::Chat(chat)), parameters: Some(parameters), ..Default::default() };
+    let call = by_name("openai").unwrap().call(&target, &asked, true).unwrap();
+    assert_eq!((call.path.as_str(), call.api, call.warnings.len()), ("/responses", Api::Responses, 3));
+    let body: Value = serde_json::from_slice(&call.body).unwrap();
+    let expected = json!({
+        "model": "gpt-5", "store": false, "stream": true, "max_output_tokens": 20, "temperature": 1.5, "top_p": 0.5,
+        "reasoning": { "effort": "low" }, "tool_choice": "required",
+        "tools": [{ "type": "function", "name": "weather", "description": "Tells it.", "parameters": schema(), "strict": false }],
+        "text": { "format": { "type": "json_schema", "name": "place", "schema": schema(), "strict": true } },
+        "input": [
+            { "type": "message", "role": "system", "content": [{ "type": "input_text", "text": "Be brief." }] },
+            { "type": "message", "role": "user", "content": [
+                { "type": "input_text", "text": "Where is this?" },
+                { "type": "input_image", "image_url": "data:image/png;base64,AQID", "detail": "auto" },
+            ] },
+            { "type": "function_call", "call_id": "c1", "name": "weather", "arguments": "{\"city\":\"Bern\"}" },
+            { "type": "function_call_output", "call_id": "c1", "output": "{\"sun\":true}" },
+        ],
+    });
+    assert_eq!(body, expected);
 }

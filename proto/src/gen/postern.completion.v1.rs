@@ -199,6 +199,16 @@ pub mod response_format {
         JsonSchema(JsonSchema),
     }
 }
+/// A file of the project that code is completed in.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SourceFile {
+    /// Its path within the project. Required.
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// What of it is shown. Required.
+    #[prost(string, tag = "2")]
+    pub text: ::prost::alloc::string::String,
+}
 /// How to sample. Every absent field means the model server's own default.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Parameters {
@@ -298,6 +308,9 @@ pub struct Start {
     /// What was dropped or translated from the request, one sentence each.
     #[prost(string, repeated, tag = "2")]
     pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The prompt of the registry that was used, such as explain_code/base/1.0.0. Empty when none was.
+    #[prost(string, tag = "3")]
+    pub prompt: ::prost::alloc::string::String,
 }
 /// A piece of one answer.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -366,6 +379,9 @@ pub struct Completion {
     /// What was dropped or translated from the request, one sentence each.
     #[prost(string, repeated, tag = "4")]
     pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The prompt of the registry that was used, such as explain_code/base/1.0.0. Empty when none was.
+    #[prost(string, tag = "5")]
+    pub prompt: ::prost::alloc::string::String,
 }
 /// One answer.
 #[derive(Clone, PartialEq, ::prost::Message)]

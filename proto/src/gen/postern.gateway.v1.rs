@@ -44,6 +44,53 @@ pub struct Code {
     /// A newer request of the same session and subject replaces an older one. Default: empty, none is replaced.
     #[prost(string, tag = "6")]
     pub editing_session_id: ::prost::alloc::string::String,
+    /// Related files and imports, the nearest last. Shown to models that take them, as far as there is room; at most 64. Default: none.
+    #[prost(message, repeated, tag = "7")]
+    pub related_files: ::prost::alloc::vec::Vec<
+        super::super::completion::v1::SourceFile,
+    >,
+}
+/// A feature of the prompt registry, and what it is given.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PromptRun {
+    /// Required. Such as explain_code; neither chat, code_completion nor embed, which have calls of their own.
+    #[prost(string, tag = "1")]
+    pub feature: ::prost::alloc::string::String,
+    /// A registered model that is bound to the feature. Default: the feature's first.
+    #[prost(string, tag = "2")]
+    pub model: ::prost::alloc::string::String,
+    /// The variables of the feature's prompt, by name, as `postern prompt show` lists them.
+    #[prost(map = "string, string", tag = "3")]
+    pub variables: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// The version of the prompt, such as 1.0.0. Default: the one that the gateway pins, else the newest.
+    #[prost(string, tag = "4")]
+    pub prompt_version: ::prost::alloc::string::String,
+    /// How to sample. Default: as the prompt says.
+    #[prost(message, optional, tag = "5")]
+    pub parameters: ::core::option::Option<super::super::completion::v1::Parameters>,
+}
+/// Texts to embed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Embedding {
+    /// A registered model that is bound to the feature. Default: the feature's first.
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    /// Required, at least one, at most 2048. The texts, none of them empty.
+    #[prost(string, repeated, tag = "2")]
+    pub inputs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How many numbers a vector shall have, where the model can choose. Default: the model's own.
+    #[prost(uint32, optional, tag = "3")]
+    pub dimensions: ::core::option::Option<u32>,
+}
+/// A text's vector.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Vector {
+    /// The numbers.
+    #[prost(float, repeated, tag = "1")]
+    pub values: ::prost::alloc::vec::Vec<f32>,
 }
 /// Request of Chat.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -100,6 +147,54 @@ pub struct StreamCompleteCodeResponse {
     /// Required.
     #[prost(message, optional, tag = "1")]
     pub event: ::core::option::Option<super::super::completion::v1::CompletionEvent>,
+}
+/// Request of RunPrompt.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RunPromptRequest {
+    /// Required.
+    #[prost(message, optional, tag = "1")]
+    pub run: ::core::option::Option<PromptRun>,
+}
+/// Response of RunPrompt.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RunPromptResponse {
+    /// Required.
+    #[prost(message, optional, tag = "1")]
+    pub completion: ::core::option::Option<super::super::completion::v1::Completion>,
+}
+/// Request of StreamRunPrompt.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StreamRunPromptRequest {
+    /// Required.
+    #[prost(message, optional, tag = "1")]
+    pub run: ::core::option::Option<PromptRun>,
+}
+/// Response of StreamRunPrompt.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StreamRunPromptResponse {
+    /// Required.
+    #[prost(message, optional, tag = "1")]
+    pub event: ::core::option::Option<super::super::completion::v1::CompletionEvent>,
+}
+/// Request of Embed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EmbedRequest {
+    /// Required.
+    #[prost(message, optional, tag = "1")]
+    pub embedding: ::core::option::Option<Embedding>,
+}
+/// Response of Embed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EmbedResponse {
+    /// The registered model that answered.
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    /// One for each text, in their order.
+    #[prost(message, repeated, tag = "2")]
+    pub vectors: ::prost::alloc::vec::Vec<Vector>,
+    /// What it cost.
+    #[prost(message, optional, tag = "3")]
+    pub usage: ::core::option::Option<super::super::completion::v1::Usage>,
 }
 /// Request of ListModels.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -337,6 +432,93 @@ pub mod completion_service_client {
                 );
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Runs a feature of the prompt registry, in one message.
+        /// Callers: scope feature:\<the feature's name>.
+        /// Reasons: as Chat; REQUEST_INVALID names the variable that is wrong, PROMPT_NOT_FOUND the version that is not there.
+        pub async fn run_prompt(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RunPromptRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RunPromptResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.gateway.v1.CompletionService/RunPrompt",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("postern.gateway.v1.CompletionService", "RunPrompt"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Runs a feature of the prompt registry, as a stream.
+        /// Callers: scope feature:\<the feature's name>.
+        /// Reasons: as RunPrompt.
+        pub async fn stream_run_prompt(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StreamRunPromptRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::StreamRunPromptResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.gateway.v1.CompletionService/StreamRunPrompt",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "postern.gateway.v1.CompletionService",
+                        "StreamRunPrompt",
+                    ),
+                );
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Embeds texts.
+        /// Callers: scope feature:embed.
+        /// Reasons: as Chat.
+        pub async fn embed(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EmbedRequest>,
+        ) -> std::result::Result<tonic::Response<super::EmbedResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.gateway.v1.CompletionService/Embed",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("postern.gateway.v1.CompletionService", "Embed"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// Lists the models that the caller may name, by the features that the token is for.
         /// Callers: any token of this audience.
         /// Reasons: the token's.
@@ -431,6 +613,39 @@ pub mod completion_service_server {
             tonic::Response<Self::StreamCompleteCodeStream>,
             tonic::Status,
         >;
+        /// Runs a feature of the prompt registry, in one message.
+        /// Callers: scope feature:\<the feature's name>.
+        /// Reasons: as Chat; REQUEST_INVALID names the variable that is wrong, PROMPT_NOT_FOUND the version that is not there.
+        async fn run_prompt(
+            &self,
+            request: tonic::Request<super::RunPromptRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RunPromptResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the StreamRunPrompt method.
+        type StreamRunPromptStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::StreamRunPromptResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Runs a feature of the prompt registry, as a stream.
+        /// Callers: scope feature:\<the feature's name>.
+        /// Reasons: as RunPrompt.
+        async fn stream_run_prompt(
+            &self,
+            request: tonic::Request<super::StreamRunPromptRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::StreamRunPromptStream>,
+            tonic::Status,
+        >;
+        /// Embeds texts.
+        /// Callers: scope feature:embed.
+        /// Reasons: as Chat.
+        async fn embed(
+            &self,
+            request: tonic::Request<super::EmbedRequest>,
+        ) -> std::result::Result<tonic::Response<super::EmbedResponse>, tonic::Status>;
         /// Lists the models that the caller may name, by the features that the token is for.
         /// Callers: any token of this audience.
         /// Reasons: the token's.
@@ -705,6 +920,143 @@ pub mod completion_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.gateway.v1.CompletionService/RunPrompt" => {
+                    #[allow(non_camel_case_types)]
+                    struct RunPromptSvc<T: CompletionService>(pub Arc<T>);
+                    impl<
+                        T: CompletionService,
+                    > tonic::server::UnaryService<super::RunPromptRequest>
+                    for RunPromptSvc<T> {
+                        type Response = super::RunPromptResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RunPromptRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CompletionService>::run_prompt(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RunPromptSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.gateway.v1.CompletionService/StreamRunPrompt" => {
+                    #[allow(non_camel_case_types)]
+                    struct StreamRunPromptSvc<T: CompletionService>(pub Arc<T>);
+                    impl<
+                        T: CompletionService,
+                    > tonic::server::ServerStreamingService<
+                        super::StreamRunPromptRequest,
+                    > for StreamRunPromptSvc<T> {
+                        type Response = super::StreamRunPromptResponse;
+                        type ResponseStream = T::StreamRunPromptStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StreamRunPromptRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CompletionService>::stream_run_prompt(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StreamRunPromptSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.gateway.v1.CompletionService/Embed" => {
+                    #[allow(non_camel_case_types)]
+                    struct EmbedSvc<T: CompletionService>(pub Arc<T>);
+                    impl<
+                        T: CompletionService,
+                    > tonic::server::UnaryService<super::EmbedRequest> for EmbedSvc<T> {
+                        type Response = super::EmbedResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EmbedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as CompletionService>::embed(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EmbedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

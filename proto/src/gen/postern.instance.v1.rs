@@ -1037,7 +1037,8 @@ pub struct Model {
     /// The family whose prompts and layouts it understands. Default: general.
     #[prost(string, tag = "2")]
     pub family: ::prost::alloc::string::String,
-    /// The wire format: openai, azure_openai, mistral, anthropic, gemini, vertex, ollama, cohere or bedrock. Default: openai.
+    /// The wire format: openai, azure_openai, mistral, anthropic, gemini, vertex, ollama,
+    /// llamacpp, cohere, bedrock or postern. Default: openai.
     #[prost(string, tag = "3")]
     pub provider: ::prost::alloc::string::String,
     /// Required, at least one, at most 16.
@@ -1076,6 +1077,54 @@ pub struct Model {
     /// The groups whose members may use it; one is enough. At most 32. Default: empty, anyone who may use the feature.
     #[prost(string, repeated, tag = "15")]
     pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What the model and its server can do, where that differs from what is known of its provider, family and identifier.
+    #[prost(message, optional, tag = "16")]
+    pub capabilities: ::core::option::Option<Capabilities>,
+    /// Headers that its server wants beside those of the API; they are shown to who may read models, so no secret goes here. At most 16.
+    #[prost(message, repeated, tag = "17")]
+    pub headers: ::prost::alloc::vec::Vec<Header>,
+    /// PEM certificates of the authorities that its server's certificate may come from, in place of the system's. At most 64 KiB.
+    /// Default: empty, the system's.
+    #[prost(string, tag = "18")]
+    pub ca_pem: ::prost::alloc::string::String,
+}
+/// A header of requests.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Header {
+    /// Required. Lower case; not one that the API, the connection or the credential sets.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Required. Visible ASCII.
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
+}
+/// What a model and its server can do. An absent field says what is known of the model's provider, family and identifier.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Capabilities {
+    /// How code is completed at a cursor.
+    #[prost(enumeration = "CodeMode", optional, tag = "1")]
+    pub code: ::core::option::Option<i32>,
+    /// The name of the field that bounds the answer: max_tokens or max_completion_tokens. Servers of OpenAI's API only.
+    #[prost(string, optional, tag = "2")]
+    pub max_tokens_field: ::core::option::Option<::prost::alloc::string::String>,
+    /// Whether temperature, top_p, top_k and penalties may be set; they are dropped, with a warning, where not.
+    #[prost(bool, optional, tag = "3")]
+    pub sampling: ::core::option::Option<bool>,
+    /// Whether there is a place for instructions; where not, they go before the first question.
+    #[prost(bool, optional, tag = "4")]
+    pub system_role: ::core::option::Option<bool>,
+    /// Whether tools may be offered; refused where not.
+    #[prost(bool, optional, tag = "5")]
+    pub tools: ::core::option::Option<bool>,
+    /// Whether the answer's form may be demanded; refused where not.
+    #[prost(bool, optional, tag = "6")]
+    pub structured_output: ::core::option::Option<bool>,
+    /// Whether images may be shown; refused where not.
+    #[prost(bool, optional, tag = "7")]
+    pub images: ::core::option::Option<bool>,
+    /// Which of OpenAI's APIs chats go to: chat or responses. Servers of OpenAI's API only.
+    #[prost(string, optional, tag = "8")]
+    pub chat_api: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// A place where the model is served.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1116,8 +1165,11 @@ pub struct Timers {
 /// What an adapter proves itself with at a model server.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ModelCredential {
+    /// What the adapter shows in TLS. Default: nothing.
+    #[prost(message, optional, tag = "4")]
+    pub client_certificate: ::core::option::Option<ClientCertificate>,
     /// Required.
-    #[prost(oneof = "model_credential::Credential", tags = "1, 2")]
+    #[prost(oneof = "model_credential::Credential", tags = "1, 2, 3")]
     pub credential: ::core::option::Option<model_credential::Credential>,
 }
 /// Nested message and enum types in `ModelCredential`.
@@ -1131,7 +1183,38 @@ pub mod model_credential {
         /// Sent the way the provider's API wants it.
         #[prost(message, tag = "2")]
         ApiKey(super::ApiKey),
+        /// Signs requests to AWS. Provider bedrock only.
+        #[prost(message, tag = "3")]
+        Aws(super::AwsAccessKey),
     }
+}
+/// An access key of AWS, static or temporary.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct AwsAccessKey {
+    /// Required.
+    #[prost(string, tag = "1")]
+    pub access_key_id: ::prost::alloc::string::String,
+    /// Required.
+    #[prost(string, tag = "2")]
+    pub secret_access_key: ::prost::alloc::string::String,
+    /// Of temporary keys. Default: empty.
+    #[prost(string, tag = "3")]
+    pub session_token: ::prost::alloc::string::String,
+    /// Required. Such as eu-central-1.
+    #[prost(string, tag = "4")]
+    pub region: ::prost::alloc::string::String,
+}
+/// A client certificate with its key.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct ClientCertificate {
+    /// Required. PEM, the certificate first, then those above it.
+    #[prost(string, tag = "1")]
+    pub certificate_pem: ::prost::alloc::string::String,
+    /// Required. PEM, PKCS#8, not encrypted.
+    #[prost(string, tag = "2")]
+    pub private_key_pem: ::prost::alloc::string::String,
 }
 /// The server asks for none.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1248,6 +1331,43 @@ pub struct ProbeStep {
     #[prost(message, optional, tag = "6")]
     pub elapsed: ::core::option::Option<::prost_types::Duration>,
 }
+/// How code is completed at a cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum CodeMode {
+    /// Not told.
+    Unspecified = 0,
+    /// By a raw completion in the family's own layout; before the cursor only, where the family has none.
+    Layout = 1,
+    /// By the server's own fill-in-the-middle.
+    Server = 2,
+    /// By asking in a chat.
+    Chat = 3,
+}
+impl CodeMode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CODE_MODE_UNSPECIFIED",
+            Self::Layout => "CODE_MODE_LAYOUT",
+            Self::Server => "CODE_MODE_SERVER",
+            Self::Chat => "CODE_MODE_CHAT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CODE_MODE_UNSPECIFIED" => Some(Self::Unspecified),
+            "CODE_MODE_LAYOUT" => Some(Self::Layout),
+            "CODE_MODE_SERVER" => Some(Self::Server),
+            "CODE_MODE_CHAT" => Some(Self::Chat),
+            _ => None,
+        }
+    }
+}
 /// Which kind of credential is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -1258,6 +1378,8 @@ pub enum CredentialKind {
     None = 1,
     /// An API key.
     ApiKey = 2,
+    /// An AWS access key.
+    Aws = 3,
 }
 impl CredentialKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1269,6 +1391,7 @@ impl CredentialKind {
             Self::Unspecified => "CREDENTIAL_KIND_UNSPECIFIED",
             Self::None => "CREDENTIAL_KIND_NONE",
             Self::ApiKey => "CREDENTIAL_KIND_API_KEY",
+            Self::Aws => "CREDENTIAL_KIND_AWS",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1277,6 +1400,7 @@ impl CredentialKind {
             "CREDENTIAL_KIND_UNSPECIFIED" => Some(Self::Unspecified),
             "CREDENTIAL_KIND_NONE" => Some(Self::None),
             "CREDENTIAL_KIND_API_KEY" => Some(Self::ApiKey),
+            "CREDENTIAL_KIND_AWS" => Some(Self::Aws),
             _ => None,
         }
     }
@@ -2889,6 +3013,9 @@ pub struct RouteModel {
     /// The groups whose members may use it. Empty: anyone who may use the feature.
     #[prost(string, repeated, tag = "8")]
     pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How code is completed with it.
+    #[prost(enumeration = "CodeMode", tag = "9")]
+    pub code: i32,
 }
 /// What an adapter says.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2974,7 +3101,7 @@ pub struct AdapterSnapshot {
     pub endpoints: ::prost::alloc::vec::Vec<AdapterEndpoint>,
 }
 /// An endpoint with all that is needed to call it.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AdapterEndpoint {
     /// What routes name.
     #[prost(string, tag = "1")]
@@ -3003,6 +3130,15 @@ pub struct AdapterEndpoint {
     /// The model's family.
     #[prost(string, tag = "9")]
     pub family: ::prost::alloc::string::String,
+    /// What it can do. An absent field: nobody knows, so it is tried.
+    #[prost(message, optional, tag = "10")]
+    pub capabilities: ::core::option::Option<Capabilities>,
+    /// Headers beside those of the API.
+    #[prost(message, repeated, tag = "11")]
+    pub headers: ::prost::alloc::vec::Vec<Header>,
+    /// PEM certificates of its server's authorities. Empty: the system's.
+    #[prost(string, tag = "12")]
+    pub ca_pem: ::prost::alloc::string::String,
 }
 /// A probe to run.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -44,11 +44,18 @@ pub struct ChatPrompt {
     >,
 }
 /// Text for a completions endpoint.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RawPrompt {
     /// Required.
     #[prost(string, tag = "1")]
     pub text: ::prost::alloc::string::String,
+    /// Set where the server itself fills in the middle: text is then the code before the cursor and this the code after it, both
+    /// without any layout. Default: absent, the text is the whole prompt.
+    #[prost(string, optional, tag = "2")]
+    pub suffix: ::core::option::Option<::prost::alloc::string::String>,
+    /// Other files, for a server that takes them beside its own layout. Only with suffix. Default: none.
+    #[prost(message, repeated, tag = "3")]
+    pub files: ::prost::alloc::vec::Vec<super::super::completion::v1::SourceFile>,
 }
 /// Request of StreamGenerate.
 #[derive(Clone, PartialEq, ::prost::Message)]

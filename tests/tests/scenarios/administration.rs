@@ -96,7 +96,7 @@ async fn a_changed_key_is_used_for_the_next_request() {
     let key = pb::model_credential::Credential::ApiKey(pb::ApiKey { value: "renewed-key".to_owned() });
     let message = pb::UpdateModelRequest {
         model: Some(Stack::model("demo", &model.url())),
-        credential: Some(pb::ModelCredential { credential: Some(key) }),
+        credential: Some(pb::ModelCredential { credential: Some(key), client_certificate: None }),
     };
     let changed = registry.update_model(stack.administer(message).await).await.unwrap().into_inner().model.unwrap();
     assert_eq!((changed.version, changed.credential_kind()), (2, pb::CredentialKind::ApiKey));
@@ -239,7 +239,7 @@ async fn a_models_key_does_not_follow_it_to_another_place() {
     let same_place = pb::Model { limits, ..Stack::model("demo", &model.url()) };
     assert_eq!(update(&mut registry, same_place, None).await, Ok(()));
     let key = pb::model_credential::Credential::ApiKey(pb::ApiKey { value: "another".to_owned() });
-    let credential = Some(pb::ModelCredential { credential: Some(key) });
+    let credential = Some(pb::ModelCredential { credential: Some(key), client_certificate: None });
     assert_eq!(update(&mut registry, elsewhere, credential).await, Ok(()));
 }
 

@@ -68,6 +68,8 @@ async fn a_gateway_whose_instance_is_away_names_what_it_waits_for() {
         adapters: [("default".to_owned(), gateway_svc::config::AdapterConfig::Remote(away))].into(),
         http: Default::default(),
         limits: Default::default(),
+        egress: Default::default(),
+        prompts: Default::default(),
         telemetry: Default::default(),
         drain: postern_runtime::config::DrainConfig { notice_seconds: 0, grace_seconds: 0 },
     };

@@ -68,6 +68,22 @@ type Nothing<T> = tokio_stream::Empty<Result<T, Status>>;
 impl CompletionService for Keeper {
     type StreamChatStream = Nothing<pb::StreamChatResponse>;
     type StreamCompleteCodeStream = Nothing<pb::StreamCompleteCodeResponse>;
+    type StreamRunPromptStream = Nothing<pb::StreamRunPromptResponse>;
+
+    async fn run_prompt(&self, _: Request<pb::RunPromptRequest>) -> Result<Response<pb::RunPromptResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn stream_run_prompt(
+        &self,
+        _: Request<pb::StreamRunPromptRequest>,
+    ) -> Result<Response<Self::StreamRunPromptStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn embed(&self, _: Request<pb::EmbedRequest>) -> Result<Response<pb::EmbedResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
 
     async fn chat(&self, request: Request<pb::ChatRequest>) -> Result<Response<pb::ChatResponse>, Status> {
         let shown = request.metadata().get("authorization").unwrap().to_str().unwrap();

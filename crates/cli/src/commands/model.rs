@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use postern_proto::instance::v1 as pb;
 use postern_proto::instance::v1::model_registry_service_client::ModelRegistryServiceClient;
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 
 use super::time;
@@ -20,7 +20,7 @@ pub async fn run(client: &Client, command: Model, json: bool) -> Result<Output, 
     match command {
         Model::Add { name, settings } => {
             let credential = Some(credential(&settings, true)?.unwrap_or(none()));
-            let model = with_settings(pb::Model { name, ..Default::default() }, *settings);
+            let model = with_settings(pb::Model { name, ..Default::default() }, *settings)?;
             let request = client.administer(pb::CreateModelRequest { model: Some(model), credential }).await?;
             let made = registry.create_model(request).await.map_err(|status| of_instance(&status))?.into_inner();
             Ok(shown("registered", made.model.unwrap_or_default()))
@@ -29,7 +29,7 @@ pub async fn run(client: &Client, command: Model, json: bool) -> Result<Output, 
             let request = client.administer(pb::GetModelRequest { name }).await?;
             let found = registry.get_model(request).await.map_err(|status| of_instance(&status))?.into_inner();
             let credential = credential(&settings, false)?;
-            let model = with_settings(found.model.unwrap_or_default(), *settings);
+            let model = with_settings(found.model.unwrap_or_default(), *settings)?;
             let request = client.administer(pb::UpdateModelRequest { model: Some(model), credential }).await?;
             let made = registry.update_model(request).await.map_err(|status| of_instance(&status))?.into_inner();
             Ok(shown("changed", made.model.unwrap_or_default()))
@@ -93,23 +93,91 @@ async fn check(
 }
 
 fn none() -> pb::ModelCredential {
-    pb::ModelCredential { credential: Some(pb::model_credential::Credential::None(pb::NoCredential {})) }
+    use pb::model_credential::Credential;
+    pb::ModelCredential { credential: Some(Credential::None(pb::NoCredential {})), client_certificate: None }
 }
 
-/// The API key: from a file, by prompt, or none.
+/// The API key or AWS key: from a file, by prompt, or none; and the client certificate.
 fn credential(settings: &ModelSettings, ask: bool) -> Result<Option<pb::ModelCredential>, Problem> {
-    let key = match &settings.api_key_file {
-        _ if settings.no_api_key => return Ok(Some(none())),
-        Some(path) => secret::from_file(path)?,
-        None if ask && std::io::stdin().is_terminal() => secret::ask("API key: ")?,
-        None => return Ok(None),
+    use pb::model_credential::Credential;
+    let client_certificate = client_certificate(settings)?;
+    let key = |text: &SecretString| Credential::ApiKey(pb::ApiKey { value: text.expose_secret().to_owned() });
+    let credential = match (&settings.api_key_file, &settings.aws_key_file) {
+        _ if settings.no_api_key => Some(Credential::None(pb::NoCredential {})),
+        (Some(path), _) => Some(key(&secret::from_file(path)?)),
+        (None, Some(path)) => Some(Credential::Aws(aws_key(path)?)),
+        (None, None) if client_certificate.is_some() => Some(Credential::None(pb::NoCredential {})),
+        (None, None) if ask && std::io::stdin().is_terminal() => Some(key(&secret::ask("API key: ")?)),
+        (None, None) => None,
     };
-    let value = key.expose_secret().to_owned();
-    Ok(Some(pb::ModelCredential { credential: Some(pb::model_credential::Credential::ApiKey(pb::ApiKey { value })) }))
+    Ok(credential.map(|credential| pb::ModelCredential { credential: Some(credential), client_certificate }))
+}
+
+fn client_certificate(settings: &ModelSettings) -> Result<Option<pb::ClientCertificate>, Problem> {
+    let (Some(certificate), Some(key)) = (&settings.client_cert_file, &settings.client_key_file) else {
+        return Ok(None);
+    };
+    let private_key_pem = secret::from_file(key)?.expose_secret().to_owned();
+    Ok(Some(pb::ClientCertificate { certificate_pem: read(certificate)?, private_key_pem }))
+}
+
+/// An AWS key as `{"access_key_id": …, "secret_access_key": …, "session_token": …, "region": …}`.
+fn aws_key(path: &std::path::Path) -> Result<pb::AwsAccessKey, Problem> {
+    let text = secret::from_file(path)?;
+    let wrong = || {
+        let wanted = "a JSON object with access_key_id, secret_access_key and region";
+        Problem::new(format!("{} is not {wanted}", path.display()))
+    };
+    // What is wrong in it is not quoted: it is a secret.
+    let value: Value = serde_json::from_str(text.expose_secret()).map_err(|_| wrong())?;
+    let member = |name: &str| value[name].as_str().map(str::to_owned);
+    Ok(pb::AwsAccessKey {
+        access_key_id: member("access_key_id").ok_or_else(wrong)?,
+        secret_access_key: member("secret_access_key").ok_or_else(wrong)?,
+        session_token: member("session_token").unwrap_or_default(),
+        region: member("region").ok_or_else(wrong)?,
+    })
+}
+
+fn read(path: &std::path::Path) -> Result<String, Problem> {
+    std::fs::read_to_string(path).map_err(|error| Problem::new(format!("{}: {error}", path.display())))
+}
+
+/// What is said of the model, in place of what was said before.
+fn say(said: &mut pb::Capabilities, settings: &ModelSettings) {
+    let ModelSettings { code, max_tokens_field, chat_api, .. } = settings;
+    if let Some(code) = code {
+        said.code = Some(pb::CodeMode::from(*code).into());
+    }
+    for (place, given) in [(&mut said.max_tokens_field, max_tokens_field), (&mut said.chat_api, chat_api)] {
+        if given.is_some() {
+            place.clone_from(given);
+        }
+    }
+    for (place, says_not) in [
+        (&mut said.sampling, settings.no_sampling),
+        (&mut said.system_role, settings.no_system_role),
+        (&mut said.tools, settings.no_tools),
+        (&mut said.structured_output, settings.no_structured_output),
+        (&mut said.images, settings.no_images),
+    ] {
+        if says_not {
+            *place = Some(false);
+        }
+    }
 }
 
 /// The model with what was given in place of what it has.
-fn with_settings(mut model: pb::Model, settings: ModelSettings) -> pb::Model {
+fn with_settings(mut model: pb::Model, settings: ModelSettings) -> Result<pb::Model, Problem> {
+    let mut said = model.capabilities.take().unwrap_or_default();
+    if settings.any_capabilities {
+        said = pb::Capabilities::default();
+    }
+    say(&mut said, &settings);
+    model.capabilities = Some(said);
+    if let Some(path) = &settings.ca_file {
+        model.ca_pem = read(path)?;
+    }
     fn put<T>(place: &mut T, given: Option<T>) {
         if let Some(given) = given {
             *place = given;
@@ -139,15 +207,51 @@ fn with_settings(mut model: pb::Model, settings: ModelSettings) -> pb::Model {
     let limits = model.limits.get_or_insert_default();
     put(&mut limits.context_length, settings.context_length);
     put(&mut limits.max_concurrency, settings.max_concurrency);
-    model
+    if !settings.header.is_empty() {
+        let header = |text: &String| {
+            let (name, value) = text.split_once(':').ok_or_else(|| {
+                Problem::new(format!("`{text}` is not a header; give it like --header 'x-team: search'"))
+            })?;
+            Ok(pb::Header { name: name.trim().to_ascii_lowercase(), value: value.trim().to_owned() })
+        };
+        model.headers = settings.header.iter().map(header).collect::<Result<_, Problem>>()?;
+    }
+    Ok(model)
 }
 
 fn credential_name(model: &pb::Model) -> &'static str {
     match model.credential_kind() {
         pb::CredentialKind::ApiKey => "api_key",
+        pb::CredentialKind::Aws => "aws",
         pb::CredentialKind::None => "none",
         pb::CredentialKind::Unspecified => "unknown",
     }
+}
+
+/// What an administrator said that it can do.
+fn capabilities(said: Option<&pb::Capabilities>) -> Value {
+    let said = said.cloned().unwrap_or_default();
+    let code = said.code.map(|_| match said.code() {
+        pb::CodeMode::Layout => "layout",
+        pb::CodeMode::Server => "server",
+        pb::CodeMode::Chat => "chat",
+        pb::CodeMode::Unspecified => "unknown",
+    });
+    let members = [
+        ("code", code.map(Value::from)),
+        ("max_tokens_field", said.max_tokens_field.map(Value::from)),
+        ("chat_api", said.chat_api.map(Value::from)),
+        ("sampling", said.sampling.map(Value::from)),
+        ("system_role", said.system_role.map(Value::from)),
+        ("tools", said.tools.map(Value::from)),
+        ("structured_output", said.structured_output.map(Value::from)),
+        ("images", said.images.map(Value::from)),
+    ];
+    members
+        .into_iter()
+        .filter_map(|(name, said)| Some((name.to_owned(), said?)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 fn view(model: &pb::Model) -> Value {
@@ -157,6 +261,8 @@ fn view(model: &pb::Model) -> Value {
         "endpoints": model.endpoints.iter().map(|e| json!({ "id": e.id, "url": e.url })).collect::<Value>(),
         "client_networks": model.client_networks, "endpoint_networks": model.endpoint_networks,
         "groups": model.groups, "adapter_group": model.adapter_group, "credential": credential_name(model), "version": model.version,
+        "capabilities": capabilities(model.capabilities.as_ref()), "has_own_ca": !model.ca_pem.is_empty(),
+        "headers": model.headers.iter().map(|header| json!({ "name": header.name, "value": header.value })).collect::<Value>(),
         "context_length": limits.context_length, "max_concurrency": limits.max_concurrency,
         "created_at": time(model.create_time), "updated_at": time(model.update_time),
     })

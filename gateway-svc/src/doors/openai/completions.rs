@@ -47,7 +47,10 @@ pub(super) fn parse(body: &[u8]) -> Result<Parsed, Failure> {
     };
     let task = match body.suffix {
         None => Task::Raw(prompt),
-        Some(suffix) => Task::Code { prefix: prompt, suffix: Some(suffix) },
+        Some(suffix) => {
+            let (file_path, files) = (String::new(), Vec::new());
+            Task::Code { prefix: prompt, suffix: Some(suffix), file_path, files }
+        }
     };
     let (stream, include_usage, model) = (body.common.streams(), body.common.include_usage(), body.common.model());
     let parameters = body.common.parameters(body.extra)?;

@@ -18,12 +18,12 @@ enum Outcome {
 }
 
 /// What is told of a request when it is over.
-pub(super) struct Record {
+pub(in crate::pipeline) struct Record {
     feature: &'static str,
     subject: String,
-    pub(super) model: String,
-    pub(super) begun: Instant,
-    pub(super) first_content: Option<Duration>,
+    pub(in crate::pipeline) model: String,
+    pub(in crate::pipeline) begun: Instant,
+    pub(in crate::pipeline) first_content: Option<Duration>,
     deltas: u64,
     usage: Option<Usage>,
     outcome: Outcome,
@@ -31,7 +31,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn new(permit: &Permit, begun: Instant) -> Self {
+    pub(in crate::pipeline) fn new(permit: &Permit, begun: Instant) -> Self {
         Self {
             feature: permit.feature().name(),
             subject: permit.subject().to_owned(),
@@ -46,7 +46,7 @@ impl Record {
     }
 
     /// Takes note of an event that is passed on.
-    pub(super) fn note(&mut self, event: &Event) {
+    pub(in crate::pipeline) fn note(&mut self, event: &Event) {
         match event {
             Event::Start(_) => {}
             Event::Delta(_) => self.deltas += 1,
@@ -58,13 +58,19 @@ impl Record {
         }
     }
 
+    /// Takes note that an answer in one piece has been given.
+    pub(in crate::pipeline) fn finish(&mut self, usage: Usage) {
+        self.usage = Some(usage);
+        self.outcome = Outcome::Finished(FinishReason::Stop);
+    }
+
     /// Takes note of the failure that it ended in.
-    pub(super) fn fail(&mut self, failure: &Failure) {
+    pub(in crate::pipeline) fn fail(&mut self, failure: &Failure) {
         self.outcome = Outcome::Failed(failure.clone());
     }
 
     /// The span of the request, for what is done on its behalf after its head was answered.
-    pub(super) fn span(&self) -> tracing::Span {
+    pub(in crate::pipeline) fn span(&self) -> tracing::Span {
         self.span.clone()
     }
 }

@@ -15,6 +15,8 @@ use postern_proto::model::v1::{
     ChatPrompt, GenerateRequest, GenerateResponse, StreamGenerateRequest, StreamGenerateResponse, generation,
 };
 use postern_runtime::Verifier;
+use postern_runtime::lifecycle::Lifecycle;
+use postern_runtime::readiness::Readiness;
 use postern_runtime::verifier::TrustChange;
 use postern_token::{IssuerProfile, PublicKey, Revocation, thumbprint};
 use tokio::time::sleep;
@@ -23,7 +25,7 @@ use tonic::{Request, Response, Status};
 use super::*;
 use crate::adapters::Adapter;
 use crate::pipeline::{Admission, Bearer, Sessions};
-use crate::prompt::Prompt;
+use crate::prompt::{Prompt, Prompts};
 use crate::routes::{Model, Routes};
 
 /// What the scripted adapter does with one call.
@@ -100,7 +102,7 @@ impl ModelService for Scripted {
 const SECOND: Duration = Duration::from_secs(1);
 
 fn start() -> Event {
-    Event::Start(Start { model: "m".to_owned(), warnings: Vec::new() })
+    Event::Start(Start { model: "m".to_owned(), ..Start::default() })
 }
 
 fn text(text: &str) -> Event {
@@ -112,17 +114,8 @@ fn end() -> Event {
 }
 
 fn model() -> Arc<Model> {
-    Arc::new(Model {
-        name: "m".to_owned(),
-        family: "general".to_owned(),
-        adapter_group: "default".to_owned(),
-        endpoints: Vec::new(),
-        client_networks: Vec::new(),
-        groups: Vec::new(),
-        context_length: 0,
-        max_concurrency: None,
-        timers: Timers { first_content: 60 * SECOND, idle: 20 * SECOND, total: 600 * SECOND },
-    })
+    let timers = Timers { first_content: 60 * SECOND, idle: 20 * SECOND, total: 600 * SECOND };
+    Arc::new(Model { timers, ..crate::routes::tests::model("m", &[]) })
 }
 
 struct Bench {
@@ -163,6 +156,7 @@ impl Bench {
         let (verifier, token) = trusted();
         let pipeline = Pipeline {
             verifier,
+            prompts: Prompts::follow(&Default::default(), &Lifecycle::new(&Readiness::default())).unwrap(),
             issuers: Default::default(),
             routes: Routes::default(),
             adapters: Adapters(Arc::new(adapters)),
@@ -180,6 +174,8 @@ impl Bench {
                 prompt: generation::Prompt::Chat(ChatPrompt::default()),
                 parameters: Default::default(),
                 warnings: vec!["a warning".to_owned()],
+                template: "chat/base/1.0.0".to_owned(),
+                cleaner: None,
             },
         };
         let permit = Permit::of(("ours", "usr"), vec![model()]);
@@ -226,6 +222,7 @@ async fn an_answer_is_passed_on_with_the_prompts_warnings() {
     let mut completion = bench.begin(&["e1"], None).await.unwrap();
     let Some(Ok(Event::Start(start))) = completion.next().await else { panic!("a start comes first") };
     assert_eq!(start.warnings, ["a warning"]);
+    assert_eq!(start.prompt, "chat/base/1.0.0");
     assert_eq!(drain(completion).await, ("ab".to_owned(), Ok(())));
 }
 

@@ -28,10 +28,14 @@ pub(super) fn body(
             add_chat(&mut body, chat, &mut dropped)?;
             Api::OllamaChat
         }
-        Some(generation::Prompt::Raw(RawPrompt { text })) => {
+        Some(generation::Prompt::Raw(RawPrompt { text, suffix, files: _ })) => {
             body.insert("prompt".to_owned(), text.as_str().into());
-            // The prompt has its family's own layout already.
-            body.insert("raw".to_owned(), true.into());
+            match suffix {
+                // The server has the model's layout.
+                Some(suffix) => body.insert("suffix".to_owned(), suffix.as_str().into()),
+                // The prompt has its family's own layout already.
+                None => body.insert("raw".to_owned(), true.into()),
+            };
             Api::OllamaGenerate
         }
         None => return Err(Failure::field("generation.prompt", "is missing")),

@@ -9,26 +9,36 @@ use postern_proto::completion::v1::{
 use postern_proto::model::v1::{ChatPrompt, Generation, RawPrompt, generation};
 use serde_json::{Map, Value, json};
 
-use super::{Api, Dialect};
+use super::{Api, Dialect, Target};
 use crate::provider::say::{Dropped, json_text};
 
 /// The JSON body and what kind of answer it asks for.
 pub(super) fn body(
-    identifier: &str,
+    target: &Target<'_>,
     generation: &Generation,
     stream: bool,
     dialect: Dialect,
 ) -> Result<(Api, Bytes, Vec<String>), Failure> {
     let mut body = Map::new();
-    body.insert("model".to_owned(), identifier.into());
+    body.insert("model".to_owned(), target.identifier.into());
     let kind = match &generation.prompt {
         Some(generation::Prompt::Chat(chat)) => {
             add_chat(&mut body, chat)?;
             Api::Chat
         }
-        Some(generation::Prompt::Raw(RawPrompt { text })) => {
+        Some(generation::Prompt::Raw(RawPrompt { text, suffix, files: _ })) => {
             body.insert("prompt".to_owned(), text.as_str().into());
-            Api::Completions
+            if let Some(suffix) = suffix {
+                body.insert("suffix".to_owned(), suffix.as_str().into());
+            }
+            match (dialect, suffix) {
+                (Dialect::Mistral, None) => {
+                    let problem = "the provider mistral has no raw completions";
+                    return Err(Failure::field("generation.prompt", problem));
+                }
+                (Dialect::Mistral, Some(_)) => Api::Fim,
+                _ => Api::Completions,
+            }
         }
         None => return Err(Failure::field("generation.prompt", "is missing")),
     };
@@ -41,6 +51,11 @@ pub(super) fn body(
     }
     if let Some(parameters) = &generation.parameters {
         add_parameters(&mut body, parameters)?;
+    }
+    if let Some(field) = &target.capabilities.max_tokens_field
+        && let Some(bound) = body.remove("max_tokens")
+    {
+        body.insert(field.clone(), bound);
     }
     let warnings = if dialect == Dialect::Mistral { as_mistral(&mut body) } else { Vec::new() };
     Ok((kind, serde_json::to_vec(&body).map_err(Failure::internal)?.into(), warnings))
@@ -232,7 +247,7 @@ fn add_parameters(body: &mut Map<String, Value>, parameters: &Parameters) -> Res
 }
 
 /// Members that typed fields stand for.
-const RESERVED: &[&str] = &[
+pub(super) const RESERVED: &[&str] = &[
     "model",
     "messages",
     "prompt",
@@ -259,9 +274,21 @@ const RESERVED: &[&str] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use postern_proto::instance::v1::Capabilities;
 
     fn sent(generation: Generation, stream: bool) -> Result<Value, Failure> {
-        let (_, bytes, _) = body("served-name", &generation, stream, Dialect::OpenAi)?;
+        let known = Capabilities::default();
+        sent_by(&known, &generation, stream, Dialect::OpenAi)
+    }
+
+    fn sent_by(
+        known: &Capabilities,
+        generation: &Generation,
+        stream: bool,
+        dialect: Dialect,
+    ) -> Result<Value, Failure> {
+        let target = Target { model: "m", identifier: "served-name", api_key: None, capabilities: known };
+        let (_, bytes, _) = body(&target, generation, stream, dialect)?;
         Ok(serde_json::from_slice(&bytes).unwrap())
     }
 
@@ -361,6 +388,23 @@ mod tests {
             "reasoning_effort": "low", "logit_bias": { "5": 1 }, "min_p": 0.05,
         });
         assert_eq!(sent(chat(prompt, parameters), false).unwrap(), expected);
+    }
+
+    #[test]
+    fn code_at_a_cursor_goes_where_the_server_fills_in() {
+        let raw = RawPrompt { text: "a = ".to_owned(), suffix: Some("\nb".to_owned()), files: Vec::new() };
+        let asked = Generation { prompt: Some(generation::Prompt::Raw(raw)), ..Default::default() };
+        let expected = json!({ "model": "served-name", "prompt": "a = ", "suffix": "\nb" });
+        assert_eq!(sent(asked.clone(), false).unwrap(), expected);
+        assert_eq!(sent_by(&Capabilities::default(), &asked, false, Dialect::Mistral).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_bound_goes_under_the_name_that_the_model_has_for_it() {
+        let known = Capabilities { max_tokens_field: Some("max_completion_tokens".to_owned()), ..Default::default() };
+        let asked = chat(ChatPrompt::default(), Parameters { max_tokens: Some(5), ..Default::default() });
+        let said = sent_by(&known, &asked, false, Dialect::OpenAi).unwrap();
+        assert_eq!((&said["max_completion_tokens"], said.get("max_tokens")), (&json!(5), None));
     }
 
     #[test]

@@ -180,7 +180,7 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
     }
     let choices = answer.choices.into_iter().map(choice).collect::<Result<_, _>>()?;
     let usage = answer.usage.map_or_else(absent_usage, Usage::from);
-    Ok(Completion { model: String::new(), choices, usage: Some(usage), warnings: Vec::new() })
+    Ok(Completion { choices, usage: Some(usage), ..Completion::default() })
 }
 
 fn choice(choice: AnswerChoice) -> Result<Choice, Failure> {

@@ -1,0 +1,284 @@
+//! What models and their servers can do: what is known of a provider, a family and an identifier, in rows of which the later win, and
+//! what an administrator says of the one model, which wins over all. Gateways and adapters are told the outcome.
+
+use postern_proto::Failure;
+use postern_proto::instance::v1::{Capabilities, CodeMode};
+
+/// The wire formats that adapters offer.
+pub const PROVIDERS: [&str; 11] = [
+    "openai",
+    "azure_openai",
+    "mistral",
+    "anthropic",
+    "gemini",
+    "vertex",
+    "ollama",
+    "llamacpp",
+    "cohere",
+    "bedrock",
+    "postern",
+];
+
+/// For whom a row holds; what is absent holds for all.
+struct Row {
+    providers: &'static [&'static str],
+    /// Beginnings of family names.
+    families: &'static [&'static str],
+    /// Beginnings of the model's name at its server, after any `vendor/`.
+    identifiers: &'static [&'static str],
+    says: Says,
+    why: &'static str,
+}
+
+/// What a row says; what is absent it leaves.
+#[derive(Clone, Copy)]
+struct Says {
+    code: Option<CodeMode>,
+    max_tokens_field: Option<&'static str>,
+    sampling: Option<bool>,
+    system_role: Option<bool>,
+    structured_output: Option<bool>,
+    images: Option<bool>,
+}
+
+const NOTHING: Says = Says {
+    code: None,
+    max_tokens_field: None,
+    sampling: None,
+    system_role: None,
+    structured_output: None,
+    images: None,
+};
+const ANY: &[&str] = &[];
+const OPENAI_LIKE: &[&str] = &["openai", "azure_openai"];
+
+const ROWS: &[Row] = &[
+    Row {
+        providers: &["openai", "azure_openai", "ollama"],
+        families: ANY,
+        identifiers: ANY,
+        says: Says { code: Some(CodeMode::Layout), ..NOTHING },
+        why: "a completions endpoint takes any text",
+    },
+    Row {
+        providers: &["llamacpp", "postern"],
+        families: ANY,
+        identifiers: ANY,
+        says: Says { code: Some(CodeMode::Server), ..NOTHING },
+        why: "it knows its model's layout itself",
+    },
+    Row {
+        providers: &["mistral", "anthropic", "gemini", "vertex", "cohere", "bedrock"],
+        families: ANY,
+        identifiers: ANY,
+        says: Says { code: Some(CodeMode::Chat), ..NOTHING },
+        why: "its API has no raw completions",
+    },
+    Row {
+        providers: &["mistral"],
+        families: &["codestral"],
+        identifiers: ANY,
+        says: Says { code: Some(CodeMode::Server), ..NOTHING },
+        why: "Mistral's API fills in the middle with Codestral",
+    },
+    Row {
+        providers: &["mistral"],
+        families: ANY,
+        identifiers: &["codestral"],
+        says: Says { code: Some(CodeMode::Server), ..NOTHING },
+        why: "Mistral's API fills in the middle with Codestral",
+    },
+    Row {
+        providers: OPENAI_LIKE,
+        families: &["gpt", "claude", "gemini"],
+        identifiers: ANY,
+        says: Says { code: Some(CodeMode::Chat), ..NOTHING },
+        why: "these are served by chat alone",
+    },
+    Row {
+        providers: &["openai", "azure_openai", "ollama", "llamacpp"],
+        families: &["llama3", "llama-3", "mistral", "mixtral", "gpt-oss"],
+        identifiers: ANY,
+        says: Says { code: Some(CodeMode::Chat), ..NOTHING },
+        why: "these were trained to chat and not to fill in the middle",
+    },
+    Row {
+        providers: OPENAI_LIKE,
+        families: ANY,
+        identifiers: &["o1", "o3", "o4", "gpt-5"],
+        says: Says {
+            code: Some(CodeMode::Chat),
+            max_tokens_field: Some("max_completion_tokens"),
+            sampling: Some(false),
+            ..NOTHING
+        },
+        why: "OpenAI's reasoning models take no sampling parameters and count their thoughts",
+    },
+    Row {
+        providers: OPENAI_LIKE,
+        families: ANY,
+        identifiers: &["o1-mini", "o1-preview"],
+        says: Says { system_role: Some(false), structured_output: Some(false), images: Some(false), ..NOTHING },
+        why: "the first of them took less",
+    },
+    Row {
+        providers: &["openai", "llamacpp"],
+        families: &["gemma", "codegemma"],
+        identifiers: ANY,
+        says: Says { system_role: Some(false), ..NOTHING },
+        why: "Gemma's chat template knows no system role",
+    },
+];
+
+fn begins(beginnings: &[&str], text: &str) -> bool {
+    beginnings.is_empty() || beginnings.iter().any(|beginning| text.starts_with(beginning))
+}
+
+/// The outcome for a model.
+#[must_use]
+pub fn of(provider: &str, family: &str, identifier: &str, said: &Capabilities) -> Capabilities {
+    let name = identifier.rsplit('/').next().unwrap_or(identifier);
+    let mut known = NOTHING;
+    for Row { providers, families, identifiers, says, why: _ } in ROWS {
+        if providers.contains(&provider) && begins(families, family) && begins(identifiers, name) {
+            known = Says {
+                code: says.code.or(known.code),
+                max_tokens_field: says.max_tokens_field.or(known.max_tokens_field),
+                sampling: says.sampling.or(known.sampling),
+                system_role: says.system_role.or(known.system_role),
+                structured_output: says.structured_output.or(known.structured_output),
+                images: says.images.or(known.images),
+            };
+        }
+    }
+    Capabilities {
+        code: said.code.or(known.code.map(Into::into)),
+        max_tokens_field: said.max_tokens_field.clone().or(known.max_tokens_field.map(str::to_owned)),
+        sampling: said.sampling.or(known.sampling),
+        system_role: said.system_role.or(known.system_role),
+        tools: said.tools,
+        structured_output: said.structured_output.or(known.structured_output),
+        images: said.images.or(known.images),
+        chat_api: said.chat_api.clone(),
+    }
+}
+
+/// Checks what an administrator says of a model.
+///
+/// # Errors
+/// REQUEST_INVALID names the field.
+pub fn check(said: &Capabilities) -> Result<(), Failure> {
+    let one_of = |field: &str, given: Option<&String>, known: [&str; 2]| match given {
+        Some(given) if !known.contains(&given.as_str()) => {
+            Err(Failure::field(field, format!("must be {} or {}", known[0], known[1])))
+        }
+        _ => Ok(()),
+    };
+    let limits = ["max_tokens", "max_completion_tokens"];
+    one_of("model.capabilities.max_tokens_field", said.max_tokens_field.as_ref(), limits)?;
+    one_of("model.capabilities.chat_api", said.chat_api.as_ref(), ["chat", "responses"])?;
+    match said.code.map(CodeMode::try_from) {
+        None | Some(Ok(CodeMode::Layout | CodeMode::Server | CodeMode::Chat)) => Ok(()),
+        Some(_) => Err(Failure::field("model.capabilities.code", "must be layout, server or chat")),
+    }
+}
+
+/// The rows as a table of Markdown, for docs/providers.md.
+#[must_use]
+pub fn table() -> String {
+    use std::fmt::Write as _;
+    let mut text =
+        "| provider | family | identifier | what is known | because |\n| --- | --- | --- | --- | --- |\n".to_owned();
+    let list = |items: &[&str]| items.iter().map(|item| format!("`{item}`")).collect::<Vec<_>>().join(", ");
+    let starts = |items: &[&str]| items.iter().map(|item| format!("`{item}*`")).collect::<Vec<_>>().join(", ");
+    for Row { providers, families, identifiers, says, why } in ROWS {
+        let mut known = Vec::new();
+        if let Some(code) = says.code {
+            known.push(format!("code: {}", code_name(code)));
+        }
+        if let Some(field) = says.max_tokens_field {
+            known.push(format!("bound: `{field}`"));
+        }
+        for (name, said) in [
+            ("sampling parameters", says.sampling),
+            ("system role", says.system_role),
+            ("structured output", says.structured_output),
+            ("images", says.images),
+        ] {
+            if let Some(said) = said {
+                known.push(format!("{}{name}", if said { "" } else { "no " }));
+            }
+        }
+        let known = known.join("; ");
+        let (providers, families, identifiers) = (list(providers), starts(families), starts(identifiers));
+        let _ = writeln!(text, "| {providers} | {families} | {identifiers} | {known} | {why} |");
+    }
+    text
+}
+
+const fn code_name(code: CodeMode) -> &'static str {
+    match code {
+        CodeMode::Unspecified => "",
+        CodeMode::Layout => "layout",
+        CodeMode::Server => "server",
+        CodeMode::Chat => "chat",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(provider: &str, family: &str, identifier: &str) -> CodeMode {
+        of(provider, family, identifier, &Capabilities::default()).code()
+    }
+
+    #[test]
+    fn each_provider_completes_code_in_some_way() {
+        for provider in PROVIDERS {
+            assert_ne!(code(provider, "general", "m"), CodeMode::Unspecified, "{provider}");
+        }
+        assert_eq!(code("openai", "qwen2.5-coder", "q"), CodeMode::Layout);
+        assert_eq!(code("openai", "gpt", "gpt-4o"), CodeMode::Chat);
+        assert_eq!(code("mistral", "general", "mistral-large-latest"), CodeMode::Chat);
+        assert_eq!(code("mistral", "general", "codestral-latest"), CodeMode::Server);
+        assert_eq!(code("llamacpp", "general", "m"), CodeMode::Server);
+    }
+
+    #[test]
+    fn what_is_said_of_the_one_model_wins() {
+        let known = of("openai", "gpt", "openai/o3-mini", &Capabilities::default());
+        assert_eq!((known.sampling, known.system_role), (Some(false), None));
+        assert_eq!(known.max_tokens_field(), "max_completion_tokens");
+        assert_eq!(of("openai", "gpt", "o1-mini", &Capabilities::default()).system_role, Some(false));
+        let said = Capabilities { sampling: Some(true), code: Some(CodeMode::Layout.into()), ..Default::default() };
+        let known = of("openai", "gpt", "o3", &said);
+        assert_eq!((known.sampling, known.code()), (Some(true), CodeMode::Layout));
+    }
+
+    #[test]
+    fn what_nobody_offers_cannot_be_said() {
+        let field = |said: Capabilities| check(&said).unwrap_err().fields[0].0.clone();
+        let bound = Capabilities { max_tokens_field: Some("tokens".to_owned()), ..Default::default() };
+        assert_eq!(field(bound), "model.capabilities.max_tokens_field");
+        assert_eq!(field(Capabilities { code: Some(7), ..Default::default() }), "model.capabilities.code");
+        let api = Capabilities { chat_api: Some("assistants".to_owned()), ..Default::default() };
+        assert_eq!(field(api), "model.capabilities.chat_api");
+        assert!(check(&Capabilities::default()).is_ok());
+    }
+
+    /// The table in docs/providers.md is this one; `POSTERN_GENERATE=1` writes it.
+    #[test]
+    fn the_documents_table_is_the_one_in_use() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/providers.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let (begin, end) = ("<!-- capabilities: generated -->\n", "<!-- end -->");
+        let (before, rest) = text.split_once(begin).unwrap();
+        let (now, after) = rest.split_once(end).unwrap();
+        if std::env::var_os("POSTERN_GENERATE").is_some() {
+            std::fs::write(path, format!("{before}{begin}{}{end}{after}", table())).unwrap();
+        } else {
+            assert_eq!(now, table(), "`make generate` writes it");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What a model cannot do is dropped, put otherwise or refused by rule, before the request is written.
+
+use postern_proto::Failure;
+use postern_proto::completion::v1::{ContentPart, Message, Parameters, Role, content_part};
+use postern_proto::instance::v1::Capabilities;
+use postern_proto::model::v1::{ChatPrompt, Generation, generation};
+
+/// Makes a request one that the model can answer; what was dropped or put otherwise.
+///
+/// # Errors
+/// REQUEST_INVALID for what would change the answer's meaning.
+pub fn fit(known: &Capabilities, generation: &mut Generation) -> Result<Vec<String>, Failure> {
+    let mut warnings = Vec::new();
+    if let Some(generation::Prompt::Chat(chat)) = &mut generation.prompt {
+        refuse(known, chat)?;
+        if known.system_role == Some(false) {
+            fold_instructions(&mut chat.messages, &mut warnings);
+        }
+    }
+    if known.sampling == Some(false)
+        && let Some(parameters) = &mut generation.parameters
+    {
+        drop_sampling(parameters, &mut warnings);
+    }
+    Ok(warnings)
+}
+
+fn refuse(known: &Capabilities, chat: &ChatPrompt) -> Result<(), Failure> {
+    let can = |said: Option<bool>| said != Some(false);
+    if !chat.tools.is_empty() && !can(known.tools) {
+        return Err(Failure::field("tools", "the model calls no tools"));
+    }
+    if chat.response_format.is_some() && !can(known.structured_output) {
+        return Err(Failure::field("response_format", "the model cannot be held to a form of its answer"));
+    }
+    let mut parts = chat.messages.iter().flat_map(|message| &message.content);
+    if parts.any(|part| matches!(part.part, Some(content_part::Part::Image(_)))) && !can(known.images) {
+        return Err(Failure::field("messages.content.image", "the model sees no images"));
+    }
+    Ok(())
+}
+
+/// Puts instructions before the first question, where there is no place of their own for them.
+fn fold_instructions(messages: &mut Vec<Message>, warnings: &mut Vec<String>) {
+    let is_system = |message: &Message| message.role == Role::System as i32;
+    if !messages.iter().any(is_system) {
+        return;
+    }
+    let (instructions, rest): (Vec<_>, Vec<_>) = std::mem::take(messages).into_iter().partition(is_system);
+    *messages = rest;
+    let mut content: Vec<ContentPart> = instructions.into_iter().flat_map(|message| message.content).collect();
+    match messages.iter_mut().find(|message| message.role == Role::User as i32) {
+        Some(question) => {
+            content.push(ContentPart { part: Some(content_part::Part::Text("\n\n".to_owned())) });
+            content.append(&mut question.content);
+            question.content = joined(content);
+        }
+        None => {
+            messages.insert(0, Message { role: Role::User as i32, content: joined(content), ..Message::default() });
+        }
+    }
+    warnings.push("the model has no system role: the instructions were put before the first question".to_owned());
+}
+
+/// Texts that follow each other, as one.
+fn joined(parts: Vec<ContentPart>) -> Vec<ContentPart> {
+    let mut joined: Vec<ContentPart> = Vec::new();
+    for part in parts {
+        match (joined.last_mut().and_then(|last| last.part.as_mut()), part.part) {
+            (Some(content_part::Part::Text(before)), Some(content_part::Part::Text(text))) => before.push_str(&text),
+            (_, part) => joined.push(ContentPart { part }),
+        }
+    }
+    joined
+}
+
+fn drop_sampling(parameters: &mut Parameters, warnings: &mut Vec<String>) {
+    let Parameters { temperature, top_p, top_k, presence_penalty, frequency_penalty, .. } = parameters;
+    let mut dropped = |name: &str, was_set: bool| {
+        if was_set {
+            warnings.push(format!("`{name}` was dropped: the model samples as it likes"));
+        }
+    };
+    // What is the default anyway is nobody's loss.
+    dropped("temperature", temperature.take().is_some_and(|value| (value - 1.0).abs() > f64::EPSILON));
+    dropped("top_p", top_p.take().is_some_and(|value| (value - 1.0).abs() > f64::EPSILON));
+    dropped("top_k", top_k.take().is_some());
+    dropped("presence_penalty", presence_penalty.take().is_some_and(|value| value != 0.0));
+    dropped("frequency_penalty", frequency_penalty.take().is_some_and(|value| value != 0.0));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postern_proto::completion::v1::{Image, ResponseFormat, Tool};
+
+    fn text(text: &str) -> ContentPart {
+        ContentPart { part: Some(content_part::Part::Text(text.to_owned())) }
+    }
+
+    fn message(role: Role, said: &str) -> Message {
+        Message { role: role as i32, content: vec![text(said)], ..Message::default() }
+    }
+
+    fn generation(chat: ChatPrompt, parameters: Parameters) -> Generation {
+        Generation { prompt: Some(generation::Prompt::Chat(chat)), parameters: Some(parameters), ..Default::default() }
+    }
+
+    fn messages(generation: &Generation) -> &[Message] {
+        match &generation.prompt {
+            Some(generation::Prompt::Chat(chat)) => &chat.messages,
+            _ => panic!("a chat"),
+        }
+    }
+
+    #[test]
+    fn instructions_go_before_the_first_question_where_they_have_no_place() {
+        let known = Capabilities { system_role: Some(false), ..Default::default() };
+        let said =
+            vec![message(Role::System, "Be brief."), message(Role::User, "Hi"), message(Role::Assistant, "Yes?")];
+        let mut asked = generation(ChatPrompt { messages: said, ..Default::default() }, Parameters::default());
+        assert_eq!(fit(&known, &mut asked).unwrap().len(), 1);
+        assert_eq!(messages(&asked), [message(Role::User, "Be brief.\n\nHi"), message(Role::Assistant, "Yes?")]);
+        let said = vec![message(Role::System, "Be brief.")];
+        let mut alone = generation(ChatPrompt { messages: said, ..Default::default() }, Parameters::default());
+        fit(&known, &mut alone).unwrap();
+        assert_eq!(messages(&alone), [message(Role::User, "Be brief.")]);
+        let before = asked.clone();
+        assert!(fit(&known, &mut asked).unwrap().is_empty());
+        assert_eq!(asked, before);
+    }
+
+    #[test]
+    fn a_model_that_samples_as_it_likes_is_not_told_how() {
+        let known = Capabilities { sampling: Some(false), ..Default::default() };
+        let parameters =
+            Parameters { temperature: Some(0.2), top_p: Some(1.0), max_tokens: Some(3), ..Default::default() };
+        let mut asked = generation(ChatPrompt::default(), parameters);
+        assert_eq!(fit(&known, &mut asked).unwrap(), ["`temperature` was dropped: the model samples as it likes"]);
+        assert_eq!(asked.parameters, Some(Parameters { max_tokens: Some(3), ..Default::default() }));
+    }
+
+    #[test]
+    fn what_would_change_the_answers_meaning_is_refused() {
+        let no = Some(false);
+        let known = Capabilities { tools: no, structured_output: no, images: no, ..Default::default() };
+        let image = ContentPart { part: Some(content_part::Part::Image(Image::default())) };
+        let seen = Message { role: Role::User as i32, content: vec![image], ..Message::default() };
+        for (chat, field) in [
+            (ChatPrompt { tools: vec![Tool::default()], ..Default::default() }, "tools"),
+            (ChatPrompt { response_format: Some(ResponseFormat::default()), ..Default::default() }, "response_format"),
+            (ChatPrompt { messages: vec![seen], ..Default::default() }, "messages.content.image"),
+        ] {
+            let mut asked = generation(chat, Parameters::default());
+            assert_eq!(fit(&known, &mut asked).unwrap_err().fields[0].0, field);
+            assert!(fit(&Capabilities::default(), &mut asked).is_ok());
+        }
+    }
+}

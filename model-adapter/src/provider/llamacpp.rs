@@ -1,0 +1,177 @@
+//! llama.cpp's server (<https://github.com/ggml-org/llama.cpp/tree/master/tools/server>): OpenAI's API below `/v1`, and `/infill`, where the
+//! server fills in the middle in its model's own layout.
+
+use http::header::AUTHORIZATION;
+use postern_proto::Failure;
+use postern_proto::completion::v1::{
+    Completion, CompletionEvent, FinishReason, Parameters, SourceFile, Usage, UsageProvenance,
+};
+use postern_proto::model::v1::{EmbedRequest, Generation, RawPrompt, generation};
+use serde_json::{Map, Value, json};
+
+use super::emit::{self, EventStream, TakeEvent, invalid, truncated};
+use super::openai::LLAMACPP;
+use super::say::Dropped;
+use super::{Api, Call, Provider, StreamDecoder, Target, error, say};
+use crate::decode::sse;
+
+/// The provider.
+pub struct LlamaCpp;
+
+impl Provider for LlamaCpp {
+    fn name(&self) -> &'static str {
+        "llamacpp"
+    }
+
+    fn apis(&self) -> &'static [Api] {
+        &[Api::Chat, Api::Completions, Api::Infill, Api::Embeddings]
+    }
+
+    fn call(&self, target: &Target<'_>, generation: &Generation, stream: bool) -> Result<Call, Failure> {
+        let Some(generation::Prompt::Raw(RawPrompt { text, suffix: Some(suffix), files })) = &generation.prompt else {
+            return LLAMACPP.call(target, generation, stream);
+        };
+        let file = |SourceFile { path, text }: &SourceFile| json!({ "filename": path, "text": text });
+        let mut body = Map::new();
+        body.insert("input_prefix".to_owned(), text.as_str().into());
+        body.insert("input_suffix".to_owned(), suffix.as_str().into());
+        if !files.is_empty() {
+            body.insert("input_extra".to_owned(), files.iter().map(file).collect::<Vec<_>>().into());
+        }
+        body.insert("stream".to_owned(), stream.into());
+        let mut dropped = Dropped::of("llamacpp");
+        add_parameters(&mut body, &generation.parameters.clone().unwrap_or_default(), &mut dropped)?;
+        let body = serde_json::to_vec(&body).map_err(Failure::internal)?.into();
+        let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
+        Ok(Call { path: "/infill".to_owned(), headers, body, warnings: dropped.warnings, api: Api::Infill })
+    }
+
+    fn embed(&self, target: &Target<'_>, asked: &EmbedRequest) -> Result<Call, Failure> {
+        LLAMACPP.embed(target, asked)
+    }
+
+    fn list_models(&self, target: &Target<'_>) -> Result<Option<Call>, Failure> {
+        LLAMACPP.list_models(target)
+    }
+
+    fn stream_decoder(&self, api: Api) -> Box<dyn StreamDecoder> {
+        match api {
+            Api::Infill => Box::new(EventStream::<Infill>::default()),
+            _ => LLAMACPP.stream_decoder(api),
+        }
+    }
+
+    fn read(&self, api: Api, body: &[u8]) -> Result<Completion, Failure> {
+        if api != Api::Infill {
+            return LLAMACPP.read(api, body);
+        }
+        let answer = parsed(body)?;
+        // One prompt's answer may come in a list of one.
+        let answer = answer.get(0).unwrap_or(&answer);
+        let text = answer["content"].as_str().ok_or_else(|| invalid("no content"))?;
+        if answer["stop"] == false {
+            return Err(truncated());
+        }
+        Ok(emit::whole((text.to_owned(), String::new()), Vec::new(), finish_reason(answer), usage(answer)))
+    }
+}
+
+fn add_parameters(
+    body: &mut Map<String, Value>,
+    parameters: &Parameters,
+    dropped: &mut Dropped<'_>,
+) -> Result<(), Failure> {
+    let Parameters {
+        max_tokens,
+        temperature,
+        top_p,
+        top_k,
+        stop,
+        seed,
+        presence_penalty,
+        frequency_penalty,
+        choices: _,
+        user,
+        parallel_tool_calls: _,
+        reasoning_effort,
+        extra_json,
+    } = parameters;
+    dropped.one_choice(parameters)?;
+    dropped.parameter("user", user.is_some());
+    dropped.parameter("reasoning_effort", reasoning_effort.is_some());
+    let mut add = |name: &str, value: Option<Value>| value.map(|value| body.insert(name.to_owned(), value));
+    add("n_predict", max_tokens.map(Value::from));
+    add("temperature", temperature.map(Value::from));
+    add("top_p", top_p.map(Value::from));
+    add("top_k", top_k.map(Value::from));
+    add("stop", (!stop.is_empty()).then(|| stop.clone().into()));
+    add("seed", seed.map(Value::from));
+    add("presence_penalty", presence_penalty.map(Value::from));
+    add("frequency_penalty", frequency_penalty.map(Value::from));
+    for (name, value) in say::json_object("parameters.extra_json", extra_json)? {
+        if body.contains_key(&name) || matches!(name.as_str(), "prompt" | "input_extra" | "n_predict" | "max_tokens") {
+            return Err(Failure::field("parameters.extra_json", format!("`{name}` has a field of its own")));
+        }
+        body.insert(name, value);
+    }
+    Ok(())
+}
+
+fn parsed(text: &[u8]) -> Result<Value, Failure> {
+    let value: Value = serde_json::from_slice(text).map_err(|error| invalid(format_args!("not JSON: {error}")))?;
+    match value.get("error").filter(|error| !error.is_null()) {
+        Some(error) => Err(error::from_object(error)),
+        None => Ok(value),
+    }
+}
+
+/// Newer servers have one word for it, older ones a member each.
+fn finish_reason(answer: &Value) -> FinishReason {
+    let is = |name: &str| answer[name] == true;
+    match answer["stop_type"].as_str() {
+        Some("limit") => FinishReason::Length,
+        Some(_) => FinishReason::Stop,
+        None if is("stopped_limit") => FinishReason::Length,
+        None => FinishReason::Stop,
+    }
+}
+
+fn usage(answer: &Value) -> Option<Usage> {
+    let (input_tokens, output_tokens) = (answer["tokens_evaluated"].as_u64(), answer["tokens_predicted"].as_u64());
+    (input_tokens.is_some() || output_tokens.is_some()).then(|| Usage {
+        input_tokens,
+        output_tokens,
+        cached_input_tokens: answer["timings"]["cache_n"].as_u64(),
+        provenance: UsageProvenance::Reported as i32,
+        ..Usage::default()
+    })
+}
+
+/// Events of `/infill`; the last says `stop`.
+#[derive(Default)]
+struct Infill {
+    done: bool,
+}
+
+impl TakeEvent for Infill {
+    fn take(&mut self, event: &sse::Event, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        if event.data == "[DONE]" {
+            return Ok(());
+        }
+        let piece = parsed(event.data.as_bytes())?;
+        emit::text(out, 0, piece["content"].as_str().ok_or_else(|| invalid("no content"))?);
+        if piece["stop"] == true {
+            emit::end(out, usage(&piece), &[finish_reason(&piece)]);
+            self.done = true;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, _: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        Err(truncated())
+    }
+
+    fn is_done(&self) -> bool {
+        self.done
+    }
+}

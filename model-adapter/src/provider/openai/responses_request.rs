@@ -1,0 +1,175 @@
+//! What is sent to the Responses API (<https://platform.openai.com/docs/api-reference/responses/create>), of which nothing is kept there.
+
+use bytes::Bytes;
+use postern_proto::Failure;
+use postern_proto::completion::v1::{
+    ContentPart, Message, Parameters, ResponseFormat, Role, Tool, ToolCall, ToolChoice, content_part, response_format,
+    tool_choice,
+};
+use postern_proto::model::v1::ChatPrompt;
+use serde_json::{Map, Value, json};
+
+use super::Api;
+use super::request::RESERVED;
+use crate::provider::say::{self, Dropped, Picture};
+
+pub(super) fn body(
+    identifier: &str,
+    chat: &ChatPrompt,
+    parameters: Option<&Parameters>,
+    stream: bool,
+) -> Result<(Api, Bytes, Vec<String>), Failure> {
+    let ChatPrompt { messages, tools, tool_choice, response_format } = chat;
+    let mut input = Vec::new();
+    for message in messages {
+        add_items(&mut input, message)?;
+    }
+    let mut body = Map::new();
+    body.insert("model".to_owned(), identifier.into());
+    body.insert("input".to_owned(), input.into());
+    body.insert("store".to_owned(), false.into());
+    if stream {
+        body.insert("stream".to_owned(), true.into());
+    }
+    if !tools.is_empty() {
+        body.insert("tools".to_owned(), tools.iter().map(tool).collect::<Result<Vec<_>, _>>()?.into());
+    }
+    if let Some(ToolChoice { choice: Some(choice) }) = tool_choice {
+        body.insert("tool_choice".to_owned(), choice_value(choice));
+    }
+    if let Some(ResponseFormat { format: Some(format) }) = response_format {
+        body.insert("text".to_owned(), json!({ "format": format_value(format)? }));
+    }
+    let mut dropped = Dropped::of("openai");
+    if let Some(parameters) = parameters {
+        add_parameters(&mut body, parameters, &mut dropped)?;
+    }
+    let bytes = serde_json::to_vec(&body).map_err(Failure::internal)?;
+    Ok((Api::Responses, bytes.into(), dropped.warnings))
+}
+
+/// A message is an item, and so is each call and each result.
+fn add_items(input: &mut Vec<Value>, message: &Message) -> Result<(), Failure> {
+    let (role, kind) = match say::role(message)? {
+        Role::Tool => {
+            let output = say::text_of(&message.content, "a tool's result")?;
+            input.push(json!({ "type": "function_call_output", "call_id": message.tool_call_id, "output": output }));
+            return Ok(());
+        }
+        Role::System => ("system", "input_text"),
+        Role::Assistant => ("assistant", "output_text"),
+        Role::User | Role::Unspecified => ("user", "input_text"),
+    };
+    let parts = message.content.iter().map(|one| part(one, kind)).collect::<Result<Vec<_>, _>>()?;
+    // An assistant that only called has said nothing.
+    if parts.iter().any(|part| part["text"] != "") {
+        input.push(json!({ "type": "message", "role": role, "content": parts }));
+    }
+    for ToolCall { id, name, arguments_json } in &message.tool_calls {
+        input.push(json!({ "type": "function_call", "call_id": id, "name": name, "arguments": arguments_json }));
+    }
+    Ok(())
+}
+
+fn part(part: &ContentPart, kind: &str) -> Result<Value, Failure> {
+    match &part.part {
+        Some(content_part::Part::Text(text)) => Ok(json!({ "type": kind, "text": text })),
+        Some(content_part::Part::Image(image)) => {
+            let url = match say::picture(image)? {
+                Picture::Url(url) => url,
+                Picture::Data(media_type, data) => format!("data:{media_type};base64,{data}"),
+            };
+            let detail = if image.detail.is_empty() { "auto" } else { &image.detail };
+            Ok(json!({ "type": "input_image", "image_url": url, "detail": detail }))
+        }
+        None => Err(Failure::field("messages.content", "has an empty part")),
+    }
+}
+
+fn tool(tool: &Tool) -> Result<Value, Failure> {
+    let Tool { name, description, parameters_json, strict } = tool;
+    let parameters = say::json_object("tools.parameters_json", parameters_json)?;
+    // Strict is this API's default, and not that of the others.
+    let mut value =
+        json!({ "type": "function", "name": name, "parameters": parameters, "strict": strict.unwrap_or(false) });
+    if !description.is_empty() {
+        value["description"] = description.as_str().into();
+    }
+    Ok(value)
+}
+
+fn choice_value(choice: &tool_choice::Choice) -> Value {
+    match choice {
+        tool_choice::Choice::Name(name) => json!({ "type": "function", "name": name }),
+        tool_choice::Choice::Mode(mode) => match tool_choice::Mode::try_from(*mode) {
+            Ok(tool_choice::Mode::None) => "none".into(),
+            Ok(tool_choice::Mode::Required) => "required".into(),
+            Ok(tool_choice::Mode::Auto | tool_choice::Mode::Unspecified) | Err(_) => "auto".into(),
+        },
+    }
+}
+
+fn format_value(format: &response_format::Format) -> Result<Value, Failure> {
+    match format {
+        response_format::Format::JsonObject(response_format::JsonObject {}) => Ok(json!({ "type": "json_object" })),
+        response_format::Format::JsonSchema(schema) => {
+            let response_format::JsonSchema { name, schema_json, strict, description } = schema;
+            let schema = say::json_text("response_format.schema_json", schema_json)?;
+            let mut value = json!({ "type": "json_schema", "name": name, "schema": schema });
+            if let Some(strict) = strict {
+                value["strict"] = (*strict).into();
+            }
+            if !description.is_empty() {
+                value["description"] = description.as_str().into();
+            }
+            Ok(value)
+        }
+    }
+}
+
+fn add_parameters(
+    body: &mut Map<String, Value>,
+    parameters: &Parameters,
+    dropped: &mut Dropped<'_>,
+) -> Result<(), Failure> {
+    dropped.one_choice(parameters)?;
+    let Parameters {
+        max_tokens,
+        temperature,
+        top_p,
+        top_k,
+        stop,
+        seed,
+        presence_penalty,
+        frequency_penalty,
+        choices: _,
+        user,
+        parallel_tool_calls,
+        reasoning_effort,
+        extra_json,
+    } = parameters;
+    for (name, is_set) in [
+        ("top_k", top_k.is_some()),
+        ("stop", !stop.is_empty()),
+        ("seed", seed.is_some()),
+        ("presence_penalty", presence_penalty.is_some()),
+        ("frequency_penalty", frequency_penalty.is_some()),
+    ] {
+        dropped.parameter(name, is_set);
+    }
+    let mut add = |name: &str, value: Option<Value>| value.map(|value| body.insert(name.to_owned(), value));
+    add("max_output_tokens", max_tokens.map(Value::from));
+    add("temperature", temperature.map(Value::from));
+    add("top_p", top_p.map(Value::from));
+    add("user", user.clone().map(Value::from));
+    add("parallel_tool_calls", parallel_tool_calls.map(Value::from));
+    add("reasoning", reasoning_effort.as_ref().map(|effort| json!({ "effort": effort })));
+    const OWN: [&str; 5] = ["input", "store", "max_output_tokens", "reasoning", "previous_response_id"];
+    for (name, value) in say::json_object("parameters.extra_json", extra_json)? {
+        if RESERVED.contains(&name.as_str()) || OWN.contains(&name.as_str()) {
+            return Err(Failure::field("parameters.extra_json", format!("`{name}` has a field of its own")));
+        }
+        body.insert(name, value);
+    }
+    Ok(())
+}
