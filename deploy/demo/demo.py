@@ -269,9 +269,14 @@ class Demo:
         say(f"registered the model `{self.model_name}` at {self.model_url}, its API key sealed in the instance's database")
 
     def bind(self) -> None:
-        for feature in ("chat", "code_completion"):
+        features = [feature["feature"] for feature in json.loads(self.postern("--json", "feature", "list"))]
+        if self.own_server:
+            # Whether somebody's own server embeds is not known.
+            features.remove("embed")
+        for feature in features:
             self.postern("feature", "bind", feature, self.model_name)
-        say("bound the features chat and code_completion to it; every other feature is off")
+        off = "; embed is off" if self.own_server else ""
+        say(f"bound {len(features)} features to it: {', '.join(features[:4])} ...{off}")
 
     def check_model(self) -> None:
         begun = time.monotonic()

@@ -42,6 +42,8 @@ def main() -> None:
     params.model_alias = {args.name}
     params.api_keys = [key]
     params.endpoint_slots = True
+    params.embedding = True
+    params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     server = xllamacpp.Server(params)
 
     done = threading.Event()

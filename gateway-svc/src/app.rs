@@ -26,7 +26,7 @@ use tonic::server::NamedService;
 use crate::adapters::{Adapter, Adapters};
 use crate::config::{AdapterConfig, GatewayConfig, Listen};
 use crate::doors::grpc::GrpcDoor;
-use crate::doors::openai::{self, OpenAiDoor};
+use crate::doors::http::{self as http_door, HttpDoor};
 use crate::issuers::Issuers;
 use crate::pipeline::{Admission, Credentials, Pipeline, Sessions};
 use crate::policy::GatewayGuard;
@@ -118,9 +118,9 @@ impl App {
         let routes = tonic::service::Routes::new(service).add_service(health.service(&lifecycle));
         let guard = GuardLayer::new(GatewayGuard(pipeline.clone()));
         grpc::serve("grpc", grpc_listener, demands(&config.clients.grpc), routes, guard, &lifecycle);
-        let bodies = Semaphore::new(openai::MAX_BODIES_KIB);
-        let door = OpenAiDoor { pipeline, credentials, clock, bodies };
-        http::serve("http", http_listener, demands(&config.clients.http), openai::router(door), &lifecycle);
+        let bodies = Semaphore::new(http_door::MAX_BODIES_KIB);
+        let door = HttpDoor { pipeline, credentials, clock, bodies };
+        http::serve("http", http_listener, demands(&config.clients.http), http_door::router(door), &lifecycle);
         ops::serve(ops_listener, &readiness, &health, &lifecycle);
         lifecycle.started();
         Ok(Self { grpc, http, ops, readiness, lifecycle, config })

@@ -81,6 +81,10 @@ impl Texts {
 }
 
 const MAX_INPUTS: usize = 2048;
+/// For a guess at tokens: bytes of prose for one, what a message costs beside its text, and a picture of usual size.
+const BYTES_PER_TOKEN: usize = 4;
+const TOKENS_PER_MESSAGE: usize = 4;
+const TOKENS_PER_PICTURE: usize = 1600;
 
 /// Largest prompt, in bytes of text and pictures together.
 pub const MAX_PROMPT_BYTES: usize = 8 * 1024 * 1024;
@@ -101,6 +105,24 @@ impl Ask {
             Task::Code { .. } | Task::Raw(_) => Feature::CodeCompletion,
             Task::Run { feature, .. } => feature,
         }
+    }
+
+    /// The tokens of the prompt, guessed from its bytes.
+    #[must_use]
+    pub fn estimated_tokens(&self) -> usize {
+        let Task::Chat(chat) = &self.task else { return 0 };
+        let part = |part: &ContentPart| match &part.part {
+            Some(content_part::Part::Text(text)) => text.len().div_ceil(BYTES_PER_TOKEN),
+            Some(content_part::Part::Image(_)) => TOKENS_PER_PICTURE,
+            None => 0,
+        };
+        let message = |message: &Message| {
+            let calls =
+                message.tool_calls.iter().map(|call| call.name.len() + call.arguments_json.len()).sum::<usize>();
+            TOKENS_PER_MESSAGE + message.content.iter().map(part).sum::<usize>() + calls.div_ceil(BYTES_PER_TOKEN)
+        };
+        let tools = chat.tools.iter().map(|tool| tool.name.len() + tool.description.len() + tool.parameters_json.len());
+        chat.messages.iter().map(message).sum::<usize>() + tools.sum::<usize>().div_ceil(BYTES_PER_TOKEN)
     }
 
     /// Checks sizes and ranges.

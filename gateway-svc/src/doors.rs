@@ -1,4 +1,7 @@
-//! The doors: gRPC and OpenAI-compatible HTTP over one pipeline.
+//! The doors: gRPC, and HTTP in the shapes of other people's APIs, over one pipeline.
 
+pub mod anthropic;
 pub mod grpc;
+pub mod http;
 pub mod openai;
+mod sse;

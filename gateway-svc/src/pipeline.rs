@@ -137,6 +137,17 @@ impl Pipeline {
         relay::begin(self, attempts, relay::Held { _place: place, session, permit, standing }, &caller).await
     }
 
+    /// How many tokens a request would take, guessed from its size: no model is asked, and no place taken.
+    ///
+    /// # Errors
+    /// The failure of the first layer that refuses.
+    pub fn estimate(&self, verified: &Verified, caller: &Caller<'_>, ask: Ask) -> Result<usize, Failure> {
+        let ask = ask.check()?;
+        let table = self.routes.current()?;
+        authorise::permit(verified, (ask.feature(), ask.model.as_deref()), self.address_of(caller)?, &table)?;
+        Ok(ask.estimated_tokens())
+    }
+
     /// The task, with the version of its prompt that this gateway pins where the caller has no wish.
     fn pinned(&self, task: Task) -> Task {
         match task {

@@ -28,7 +28,8 @@ def test_code_comes_from_standard_input_too(stack):
 def test_status_says_what_can_be_used(stack):
     status = as_json(stack, "status")
     assert status["gateway"]["health"] == status["instance"]["health"] == "serving"
-    assert status["models"] == [{"name": "demo", "features": ["chat", "code_completion"]}]
+    [model] = status["models"]
+    assert model["name"] == "demo" and {"chat", "code_completion", "embed", "explain_code"} <= set(model["features"])
     assert "administration" in stack.postern("--profile", "admin", "status").stdout
 
 
@@ -105,3 +106,22 @@ def test_logs_are_one_json_object_a_line(stack):
 @pytest.mark.parametrize("name", ["admin.token", "user.token", "seal.key", "gateway.credential", "env", "model.key"])
 def test_what_holds_a_secret_is_its_owners_alone(stack, name):
     assert stat.S_IMODE(os.stat(stack.dir / name).st_mode) == 0o600
+
+
+def test_a_feature_of_the_prompt_registry_is_run(stack, tmp_path):
+    code = tmp_path / "add.py"
+    code.write_text("def add(a, b):\n    return a + b\n")
+    words = ["run", "explain_code", "--var-file", f"code={code}", "--var", "language=python", "--max-tokens", "12"]
+    for via in ("gateway", "instance"):
+        answer = as_json(stack, *words, "--via", via)
+        assert answer["text"].strip() and answer["prompt"] == "explain_code/base/1.0.0"
+    missing = stack.postern("run", "explain_code", check=False)
+    assert missing.returncode == 1 and "variables.code" in missing.stderr
+    assert "PROMPT_NOT_FOUND" in stack.postern(*words, "--prompt-version", "9.9.9", check=False).stderr
+    rendered = stack.postern("prompt", "render", "explain_code", "--var-file", f"code={code}").stdout
+    assert "return a + b" in rendered
+
+
+def test_texts_are_embedded(stack):
+    answer = as_json(stack, "embed", "a cat", "a dog")
+    assert len(answer["vectors"]) == 2 and len(answer["vectors"][0]) > 100

@@ -26,7 +26,7 @@ def test_a_minted_token_verifies(stack, discovery):
     assert jwt.get_unverified_header(token).keys() == {"alg", "kid", "typ"}
     assert jwt.get_unverified_header(token)["typ"] == "at+jwt"
     assert claims["exp"] - claims["iat"] == 300
-    assert claims["sub"].startswith("usr_") and claims["scope"] == "feature:chat feature:code_completion"
+    assert claims["sub"].startswith("usr_") and claims["scope"].startswith("feature:chat feature:code_completion feature:embed ")
 
 
 def test_it_is_for_one_audience_and_of_one_issuer(stack, discovery):

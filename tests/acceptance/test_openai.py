@@ -97,7 +97,7 @@ def test_a_prompt_beyond_the_context_is_a_bad_request_error(client, model):
 
 def test_an_endpoint_that_is_not_offered_is_a_not_found_error(client, model):
     with pytest.raises(openai.NotFoundError):
-        client.embeddings.create(model=model, input="x")
+        client.images.generate(model=model, prompt="x")
 
 
 def cancelled(stack) -> float:
@@ -120,3 +120,50 @@ def busy(stack) -> bool:
     request = urllib.request.Request(stack["DEMO_MODEL_URL"] + "/slots", headers=headers)
     with urllib.request.urlopen(request, timeout=10) as answer:
         return any(slot["is_processing"] for slot in json.load(answer))
+
+
+def test_texts_are_embedded(client, model):
+    texts = ["a cat sleeps", "a cat naps", "interest rates rise"]
+    answer = client.embeddings.create(model=model, input=texts)
+    assert answer.model == model and answer.usage.prompt_tokens > 0
+    assert [item.index for item in answer.data] == [0, 1, 2]
+    numbers = [item.embedding for item in answer.data]
+    assert len({len(vector) for vector in numbers}) == 1 and len(numbers[0]) > 100
+
+    def alike(one, other):
+        dot = sum(a * b for a, b in zip(one, other))
+        return dot / (sum(a * a for a in one) ** 0.5 * sum(b * b for b in other) ** 0.5)
+
+    assert alike(numbers[0], numbers[1]) > alike(numbers[0], numbers[2])
+    # The client asks for base64 unless it is told otherwise.
+    plain = client.embeddings.create(model=model, input=texts[0], encoding_format="float").data[0].embedding
+    assert alike(plain, numbers[0]) > 0.9999
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.embeddings.create(model=model, input="")
+    assert refused.value.param == "input"
+
+
+def test_a_response_is_answered_whole_and_streamed(client, model):
+    settings = dict(model=model, instructions="Be brief.", input="Say hello.", max_output_tokens=12, temperature=0)
+    whole = client.responses.create(**settings)
+    assert whole.object == "response" and whole.status in ("completed", "incomplete") and whole.model == model
+    assert whole.output_text.strip() and whole.usage.output_tokens > 0
+    assert whole.instructions == "Be brief." and whole.store is False
+    events = list(client.responses.create(**settings, stream=True))
+    kinds = [event.type for event in events]
+    assert kinds[:2] == ["response.created", "response.in_progress"]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert text == whole.output_text
+    assert events[-1].type == f"response.{whole.status}" and events[-1].response.output_text == text
+    # The client's own gatherer wants an answer that was not cut short.
+    with client.responses.stream(**(settings | {"max_output_tokens": 200})) as stream:
+        for _ in stream:
+            pass
+        assert stream.get_final_response().output_text.startswith(text)
+
+
+def test_what_a_response_would_need_a_memory_for_is_refused(client, model):
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.create(model=model, input="and?", previous_response_id="resp_1")
+    assert refused.value.param == "previous_response_id"

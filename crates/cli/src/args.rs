@@ -38,6 +38,13 @@ pub enum Command {
     Chat(Chat),
     /// Complete code and stream the completion.
     Code(Code),
+    /// Run a feature of the prompt registry and stream its answer.
+    Run(Run),
+    /// Embed texts.
+    Embed(Embed),
+    /// Look at the registry of prompts; needs no login.
+    #[command(subcommand)]
+    Prompt(Prompt),
     /// Register and check models.
     #[command(subcommand)]
     Model(Model),
@@ -220,8 +227,104 @@ pub struct Code {
     /// The code after the cursor.
     #[arg(long)]
     pub suffix: Option<String>,
+    /// The file's path within its project.
+    #[arg(long)]
+    pub file_path: Option<String>,
+    /// A related file to show to the model; the nearest last.
+    #[arg(long, value_name = "FILE")]
+    pub related: Vec<PathBuf>,
     #[command(flatten)]
     pub sampling: Sampling,
+}
+
+/// `run`
+#[derive(ClapArgs)]
+pub struct Run {
+    /// Such as explain_code.
+    pub feature: String,
+    #[command(flatten)]
+    pub variables: Variables,
+    /// The version of the prompt. Default: the one that the gateway pins, else the newest.
+    #[arg(long, value_name = "VERSION")]
+    pub prompt_version: Option<String>,
+    #[command(flatten)]
+    pub sampling: Sampling,
+}
+
+/// What a prompt is given.
+#[derive(ClapArgs)]
+pub struct Variables {
+    /// A variable, as NAME=TEXT; may be given several times. `postern prompt show` lists them.
+    #[arg(long = "var", value_name = "NAME=TEXT")]
+    pub vars: Vec<String>,
+    /// A variable whose text is in a file (`-`: standard input), as NAME=FILE.
+    #[arg(long = "var-file", value_name = "NAME=FILE")]
+    pub var_files: Vec<String>,
+}
+
+/// `embed`
+#[derive(ClapArgs)]
+pub struct Embed {
+    /// The texts.
+    #[arg(required = true)]
+    pub texts: Vec<String>,
+    /// A registered model. Default: the feature's first.
+    #[arg(long)]
+    pub model: Option<String>,
+    /// How many numbers a vector shall have, where the model can choose.
+    #[arg(long)]
+    pub dimensions: Option<u32>,
+    /// Which way the request goes.
+    #[arg(long, value_enum, default_value = "gateway")]
+    pub via: Via,
+}
+
+/// `prompt`
+#[derive(Subcommand)]
+pub enum Prompt {
+    /// List the prompts.
+    List {
+        #[command(flatten)]
+        overlay: Overlay,
+    },
+    /// Show a prompt with its variables.
+    Show {
+        /// Such as explain_code, explain_code/base or explain_code/base/1.0.0.
+        prompt: String,
+        #[command(flatten)]
+        overlay: Overlay,
+    },
+    /// Print what a model would be shown.
+    Render {
+        /// Such as explain_code, explain_code/base or explain_code/base/1.0.0.
+        prompt: String,
+        #[command(flatten)]
+        variables: Variables,
+        #[command(flatten)]
+        overlay: Overlay,
+    },
+    /// Check an overlay directory; prompts that can never be used are told too.
+    Lint {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// Show how two prompts differ.
+    Diff {
+        /// The one.
+        before: String,
+        /// The other.
+        after: String,
+        #[command(flatten)]
+        overlay: Overlay,
+    },
+}
+
+/// Prompts beside those that are shipped.
+#[derive(ClapArgs)]
+pub struct Overlay {
+    /// An overlay directory, as the gateway's `prompts.overlay_dir`.
+    #[arg(long = "overlay", value_name = "DIR")]
+    pub dir: Option<PathBuf>,
 }
 
 /// A model's settings.

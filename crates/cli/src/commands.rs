@@ -8,6 +8,7 @@ pub mod issuer;
 pub mod keys;
 pub mod login;
 pub mod model;
+pub mod prompt;
 pub mod status;
 pub mod token;
 pub mod user;

@@ -31,15 +31,18 @@ async fn run(args: Args) -> Result<Output, Problem> {
     let command = match args.command {
         Command::Login(login) => return commands::login::login(&profiles, login).await,
         Command::Logout => return commands::login::logout(&profiles),
+        Command::Prompt(prompt) => return commands::prompt::run(prompt),
         command => command,
     };
     let client = Client::new(profiles.load()?)?;
     match command {
-        Command::Login(_) | Command::Logout => unreachable!("handled above"),
+        Command::Login(_) | Command::Logout | Command::Prompt(_) => unreachable!("handled above"),
         Command::Token(token) => commands::token::token(&client, token).await,
         Command::Status => commands::status::status(&client).await,
         Command::Chat(chat) => commands::complete::chat(&client, chat, args.json).await,
         Command::Code(code) => commands::complete::code(&client, code, args.json).await,
+        Command::Run(run) => commands::complete::run(&client, run, args.json).await,
+        Command::Embed(embed) => commands::complete::embed(&client, embed).await,
         Command::Model(model) => commands::model::run(&client, model, args.json).await,
         Command::Feature(feature) => commands::feature::run(&client, feature).await,
         Command::User(user) => commands::user::run(&client, user).await,

@@ -41,6 +41,12 @@ impl Output {
         self
     }
 
+    /// Whether what the command found is good.
+    #[cfg(test)]
+    pub const fn is_good(&self) -> bool {
+        self.good
+    }
+
     pub fn print(self, as_json: bool) -> ExitCode {
         let written = match (as_json, self.text.as_str()) {
             (true, _) => line(&self.json.to_string()),

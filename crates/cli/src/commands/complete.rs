@@ -1,20 +1,23 @@
-//! `chat` and `code`: what the model writes goes to standard output as it comes; what it cost, to standard error.
+//! `chat`, `code`, `run` and `embed`: what the model writes goes to standard output as it comes; what it cost, to standard error.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
+use std::path::Path;
 
 use postern_proto::completion::v1::{
-    ContentPart, FinishReason, Message, Parameters, Role, Usage, completion_event::Event, content_part, delta,
+    ContentPart, FinishReason, Message, Parameters, Role, SourceFile, Usage, completion_event::Event, content_part,
+    delta,
 };
 use postern_proto::gateway::v1 as pb;
 use postern_proto::gateway::v1::completion_service_client::CompletionServiceClient;
-use postern_proto::{Failure, Feature};
+use postern_proto::{Failure, Feature, UnknownFeature};
 use postern_runtime::grpc;
 use postern_runtime::request_id::RequestId;
 use serde_json::json;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use crate::args::{Chat, Code, Sampling, Via};
+use crate::args::{Chat, Code, Embed, Run, Sampling, Variables, Via};
 use crate::client::{Client, of_gateway};
 use crate::output::{Output, Problem};
 
@@ -52,6 +55,8 @@ pub async fn code(client: &Client, args: Code, json: bool) -> Result<Output, Pro
         model: args.sampling.model.clone().unwrap_or_default(),
         prefix: or_stdin(args.prefix)?,
         suffix: args.suffix,
+        file_path: args.file_path.unwrap_or_default(),
+        related_files: args.related.iter().map(|path| related(path)).collect::<Result<_, _>>()?,
         parameters: Some(parameters(&args.sampling)),
         ..Default::default()
     };
@@ -64,6 +69,70 @@ pub async fn code(client: &Client, args: Code, json: bool) -> Result<Output, Pro
         shown.take(message.event.and_then(|event| event.event))?;
     }
     shown.output()
+}
+
+fn related(path: &Path) -> Result<SourceFile, Problem> {
+    let text = std::fs::read_to_string(path).map_err(|error| Problem::new(format!("{}: {error}", path.display())))?;
+    Ok(SourceFile { path: path.display().to_string(), text })
+}
+
+/// Runs a feature of the prompt registry.
+pub async fn run(client: &Client, args: Run, json: bool) -> Result<Output, Problem> {
+    let feature: Feature = args.feature.parse().map_err(|error: UnknownFeature| Problem::new(error.to_string()))?;
+    let run = pb::PromptRun {
+        feature: args.feature,
+        model: args.sampling.model.clone().unwrap_or_default(),
+        variables: variables(&args.variables)?.into_iter().collect(),
+        prompt_version: args.prompt_version.unwrap_or_default(),
+        parameters: Some(parameters(&args.sampling)),
+    };
+    let message = pb::StreamRunPromptRequest { run: Some(run) };
+    let request = request(client, message, feature, args.sampling.via).await?;
+    let answer = service(client, args.sampling.via).stream_run_prompt(request).await.map_err(failed)?;
+    let mut events = answer.into_inner();
+    let mut shown = Shown::new(json);
+    while let Some(message) = events.message().await.map_err(failed)? {
+        shown.take(message.event.and_then(|event| event.event))?;
+    }
+    shown.output()
+}
+
+/// Embeds texts.
+pub async fn embed(client: &Client, args: Embed) -> Result<Output, Problem> {
+    let embedding =
+        pb::Embedding { model: args.model.unwrap_or_default(), inputs: args.texts, dimensions: args.dimensions };
+    let message = pb::EmbedRequest { embedding: Some(embedding) };
+    let request = request(client, message, Feature::Embed, args.via).await?;
+    let answer = service(client, args.via).embed(request).await.map_err(failed)?.into_inner();
+    let line = |vector: &pb::Vector| {
+        let numbers: Vec<_> = vector.values.iter().map(ToString::to_string).collect();
+        numbers.join(" ")
+    };
+    let text = answer.vectors.iter().map(line).collect::<Vec<_>>().join("\n");
+    let vectors: Vec<_> = answer.vectors.iter().map(|vector| vector.values.clone()).collect();
+    Ok(Output::new(text, json!({ "model": answer.model, "vectors": vectors })))
+}
+
+/// What a prompt is given, by name.
+pub fn variables(given: &Variables) -> Result<BTreeMap<String, String>, Problem> {
+    fn pair<'a>(text: &'a str, option: &str) -> Result<(String, &'a str), Problem> {
+        let (name, value) = text.split_once('=').ok_or_else(|| Problem::new(format!("{option} is given as NAME=…")))?;
+        Ok((name.to_owned(), value))
+    }
+    let mut variables = BTreeMap::new();
+    for text in &given.vars {
+        let (name, value) = pair(text, "--var")?;
+        variables.insert(name, value.to_owned());
+    }
+    for text in &given.var_files {
+        let (name, path) = pair(text, "--var-file")?;
+        let value = match path {
+            "-" => or_stdin(None)?,
+            path => std::fs::read_to_string(path).map_err(|error| Problem::new(format!("{path}: {error}")))?,
+        };
+        variables.insert(name, value);
+    }
+    Ok(variables)
 }
 
 fn or_stdin(text: Option<String>) -> Result<String, Problem> {
@@ -116,18 +185,22 @@ struct Shown {
     text: String,
     model: String,
     warnings: Vec<String>,
+    prompt: String,
     usage: Option<Usage>,
     finish: Option<FinishReason>,
 }
 
 impl Shown {
-    const fn new(json: bool) -> Self {
-        Self { json, text: String::new(), model: String::new(), warnings: Vec::new(), usage: None, finish: None }
+    fn new(json: bool) -> Self {
+        let (text, model, prompt, warnings) = (String::new(), String::new(), String::new(), Vec::new());
+        Self { json, text, model, warnings, prompt, usage: None, finish: None }
     }
 
     fn take(&mut self, event: Option<Event>) -> Result<(), Problem> {
         match event {
-            Some(Event::Start(start)) => (self.model, self.warnings) = (start.model, start.warnings),
+            Some(Event::Start(start)) => {
+                (self.model, self.warnings, self.prompt) = (start.model, start.warnings, start.prompt);
+            }
             Some(Event::Delta(delta)) => {
                 if let (0, Some(delta::Delta::Text(text))) = (delta.choice_index, delta.delta) {
                     self.text.push_str(&text);
@@ -169,10 +242,12 @@ impl Shown {
                 eprintln!("note: {warning}");
             }
             let (read, written) = (tokens(usage.input_tokens), tokens(usage.output_tokens));
-            eprintln!("[{}: {read} tokens read, {written} written, ended by {finish}]", self.model);
+            let prompt = if self.prompt.is_empty() { String::new() } else { format!(", prompt {}", self.prompt) };
+            eprintln!("[{}{prompt}: {read} tokens read, {written} written, ended by {finish}]", self.model);
         }
         let json = json!({
             "model": self.model, "text": self.text, "finish_reason": finish, "warnings": self.warnings,
+            "prompt": self.prompt,
             "usage": { "input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens },
         });
         Ok(Output::new("", json))

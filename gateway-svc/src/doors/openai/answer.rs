@@ -1,19 +1,15 @@
 //! What is answered: whole, or as server-sent events. An answer that fails after its head ends in an error event, without
 //! `[DONE]`, so that nobody takes it for complete.
 
-use axum::body::{Body, Bytes};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::response::{IntoResponse as _, Response};
-use futures_util::stream;
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
     Choice, Completion as Whole, Delta, End, FinishReason, ToolCall, Usage, completion_event::Event, delta,
 };
-use postern_runtime::request_id::RequestId;
 use serde_json::{Map, Value, json};
 
 use super::error::envelope;
-use crate::pipeline::Completion;
+use crate::doors::http::{self, Told};
+use crate::doors::sse::Frames;
 
 /// How an answer looks.
 #[derive(Clone, Copy)]
@@ -33,20 +29,23 @@ pub(super) struct Writer {
     include_usage: bool,
     /// Choices that have begun, after the first.
     begun: Vec<u32>,
+    /// The usage chunk, until the finish chunks have gone.
+    usage: Option<Value>,
 }
 
 impl Writer {
-    pub(super) fn new(shape: Shape, request_id: &RequestId, created: u64) -> Self {
+    pub(super) fn new(shape: Shape, told: Told, include_usage: bool) -> Self {
         let prefix = match shape {
             Shape::Chat => "chatcmpl",
             Shape::Text => "cmpl",
         };
-        let id = format!("{prefix}-{}", request_id.as_str());
-        Self { shape, id, created, model: String::new(), include_usage: false, begun: Vec::new() }
+        let Told { id, created } = told;
+        let id = format!("{prefix}-{id}");
+        Self { shape, id, created, model: String::new(), include_usage, begun: Vec::new(), usage: None }
     }
 
     /// The whole answer.
-    pub(super) fn whole(&self, answer: Whole) -> Value {
+    fn completion(&self, answer: Whole) -> Value {
         let choice = |(index, choice): (usize, Choice)| {
             let finish_reason = finish(choice.finish_reason);
             match self.shape {
@@ -206,69 +205,29 @@ fn piece(delta: delta::Delta) -> Value {
     }
 }
 
-/// A stream's state between two reads.
-struct Streaming {
-    writer: Writer,
-    completion: Completion,
-    /// The usage chunk, until the finish chunks have gone.
-    usage: Option<Value>,
-    over: bool,
-}
-
-/// The answer as server-sent events. Dropping the body stops the model.
-pub(super) fn stream(mut writer: Writer, include_usage: bool, completion: Completion) -> Response {
-    writer.include_usage = include_usage;
-    let state = Streaming { writer, completion, usage: None, over: false };
-    let frames = stream::unfold(state, |mut state| async move {
-        loop {
-            let bytes = state.next().await?;
-            if !bytes.is_empty() {
-                return Some((Ok::<_, std::convert::Infallible>(Bytes::from(bytes)), state));
-            }
-        }
-    });
-    let headers = [(CONTENT_TYPE, "text/event-stream; charset=utf-8"), (CACHE_CONTROL, "no-cache")];
-    (headers, Body::from_stream(frames)).into_response()
-}
-
-impl Streaming {
-    async fn next(&mut self) -> Option<Vec<u8>> {
-        if self.over {
-            return None;
-        }
-        let mut bytes = Vec::new();
-        match self.completion.next().await {
-            Some(Ok(event)) => {
-                let is_usage = matches!(event, Event::Usage(_));
-                let chunks = self.writer.chunks(event);
-                if is_usage {
-                    self.usage = chunks.into_iter().next();
-                } else {
-                    chunks.iter().for_each(|chunk| frame(&mut bytes, chunk));
-                }
-            }
-            Some(Err(failure)) => self.fail(failure, &mut bytes),
-            None => {
-                self.over = true;
-                if let Some(usage) = self.usage.take().filter(|_| self.writer.include_usage) {
-                    frame(&mut bytes, &usage);
-                }
-                bytes.extend_from_slice(b"data: [DONE]\n\n");
-            }
-        }
-        Some(bytes)
+impl http::Writer for Writer {
+    fn whole(&mut self, answer: Whole) -> Value {
+        self.completion(answer)
     }
 
-    fn fail(&mut self, failure: Failure, bytes: &mut Vec<u8>) {
-        self.over = true;
-        // The flow's own record has logged it.
-        frame(bytes, &envelope(&failure));
+    fn event(&mut self, event: Event, frames: &mut Frames) {
+        let is_usage = matches!(event, Event::Usage(_));
+        let chunks = self.chunks(event);
+        if is_usage {
+            self.usage = chunks.into_iter().next();
+        } else {
+            chunks.iter().for_each(|chunk| frames.data(chunk));
+        }
     }
-}
 
-fn frame(bytes: &mut Vec<u8>, value: &Value) {
-    bytes.extend_from_slice(b"data: ");
-    // A JSON value in memory always has a text, and it holds no line end.
-    let _ = serde_json::to_writer(&mut *bytes, value);
-    bytes.extend_from_slice(b"\n\n");
+    fn ended(&mut self, frames: &mut Frames) {
+        if let Some(usage) = self.usage.take().filter(|_| self.include_usage) {
+            frames.data(&usage);
+        }
+        frames.done();
+    }
+
+    fn failed(&mut self, failure: &Failure, frames: &mut Frames) {
+        frames.data(&envelope(failure));
+    }
 }

@@ -9,10 +9,10 @@ use postern_proto::model::v1::ChatPrompt;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::Parsed;
-use super::answer::Shape;
-use super::parameters::{Common, read, refuse_unoffered};
+use super::answer::{Shape, Writer};
+use super::parameters::Common;
 use crate::ask::{Ask, Task};
+use crate::doors::http::{Parsed, Told, read, refuse_unoffered};
 
 #[derive(Deserialize)]
 struct Body {
@@ -138,7 +138,7 @@ struct WireSchema {
 /// What an answer cannot bring back.
 const UNOFFERED: &[&str] = &["logprobs", "top_logprobs", "functions", "function_call", "audio"];
 
-pub(super) fn parse(body: &[u8]) -> Result<Parsed, Failure> {
+pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
     let body: Body = read(body)?;
     refuse_unoffered(&body.extra, UNOFFERED)?;
     let messages =
@@ -157,7 +157,7 @@ pub(super) fn parse(body: &[u8]) -> Result<Parsed, Failure> {
     parameters.parallel_tool_calls = body.parallel_tool_calls;
     parameters.reasoning_effort = body.reasoning_effort;
     let ask = Ask { model, task: Task::Chat(chat), parameters, session: None };
-    Ok(Parsed { ask, shape: Shape::Chat, stream, include_usage })
+    Ok(Parsed { ask, stream, writer: Box::new(Writer::new(Shape::Chat, told, include_usage)) })
 }
 
 fn message(at: usize, wire: WireMessage) -> Result<Message, Failure> {
@@ -256,12 +256,12 @@ mod tests {
     use serde_json::json;
 
     fn parsed(body: Value) -> Result<Parsed, Failure> {
-        parse(body.to_string().as_bytes())
+        parse(body.to_string().as_bytes(), Told { id: String::new(), created: 0 })
     }
 
     #[test]
     fn everything_that_has_a_place_is_put_there() {
-        let Parsed { ask, stream, include_usage, .. } = parsed(json!({
+        let Parsed { ask, stream, .. } = parsed(json!({
             "model": "m", "stream": true, "stream_options": { "include_usage": true },
             "messages": [
                 { "role": "developer", "content": "be brief" },
@@ -281,7 +281,7 @@ mod tests {
             "parallel_tool_calls": false, "reasoning_effort": "low", "min_p": 0.1, "logit_bias": null, "logprobs": false,
         }))
         .unwrap();
-        assert!(stream && include_usage);
+        assert!(stream);
         let Task::Chat(chat) = ask.task else { panic!("a chat") };
         let roles: Vec<_> = chat.messages.iter().map(|message| message.role).collect();
         assert_eq!(roles, [Role::System as i32, Role::User as i32, Role::Assistant as i32, Role::Tool as i32]);
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn a_body_that_is_no_request_is_refused() {
         for body in ["", "{", "[]", "{}", r#"{"messages":"x"}"#, r#"{"messages":[],"temperature":"hot"}"#] {
-            let failure = parse(body.as_bytes()).err().unwrap();
+            let failure = parse(body.as_bytes(), Told { id: String::new(), created: 0 }).err().unwrap();
             assert_eq!(failure.reason, postern_proto::Reason::RequestInvalid, "{body}");
         }
     }

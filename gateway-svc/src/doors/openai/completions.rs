@@ -4,10 +4,10 @@ use postern_proto::Failure;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::Parsed;
-use super::answer::Shape;
-use super::parameters::{Common, read, refuse_unoffered};
+use super::answer::{Shape, Writer};
+use super::parameters::Common;
 use crate::ask::{Ask, Task};
+use crate::doors::http::{Parsed, Told, read, refuse_unoffered};
 
 #[derive(Deserialize)]
 struct Body {
@@ -32,7 +32,7 @@ enum WirePrompt {
 /// What an answer cannot bring back.
 const UNOFFERED: &[&str] = &["echo", "logprobs"];
 
-pub(super) fn parse(body: &[u8]) -> Result<Parsed, Failure> {
+pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
     let body: Body = read(body)?;
     refuse_unoffered(&body.extra, UNOFFERED)?;
     if body.best_of.is_some_and(|best_of| best_of > 1) {
@@ -55,7 +55,7 @@ pub(super) fn parse(body: &[u8]) -> Result<Parsed, Failure> {
     let (stream, include_usage, model) = (body.common.streams(), body.common.include_usage(), body.common.model());
     let parameters = body.common.parameters(body.extra)?;
     let ask = Ask { model, task, parameters, session: None };
-    Ok(Parsed { ask, shape: Shape::Text, stream, include_usage })
+    Ok(Parsed { ask, stream, writer: Box::new(Writer::new(Shape::Text, told, include_usage)) })
 }
 
 #[cfg(test)]
@@ -63,7 +63,9 @@ mod tests {
     use super::*;
 
     fn task(body: &str) -> Result<Task, String> {
-        parse(body.as_bytes()).map(|parsed| parsed.ask.task).map_err(|failure| failure.message)
+        parse(body.as_bytes(), Told { id: String::new(), created: 0 })
+            .map(|parsed| parsed.ask.task)
+            .map_err(|failure| failure.message)
     }
 
     #[test]

@@ -8,6 +8,8 @@ use postern_proto::Failure;
 use postern_runtime::grpc::refuse;
 use serde_json::{Value, json};
 
+use crate::doors::http::retry_after;
+
 /// The envelope.
 pub(super) fn envelope(failure: &Failure) -> Value {
     let kind = match failure.reason.http_status() {
@@ -20,6 +22,7 @@ pub(super) fn envelope(failure: &Failure) -> Value {
     let param = failure.fields.first().map(|(field, _)| match field.as_str() {
         // The contract's names for what this API calls otherwise.
         "choices" => "n",
+        "inputs" => "input",
         field => field,
     });
     let code = failure.reason.name().to_ascii_lowercase();
@@ -33,9 +36,7 @@ pub(super) fn response(failure: Failure) -> Response {
     if status == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    if let Some(wait) = failure.retry_after {
-        // Whole seconds, and never too early.
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    if let Some(seconds) = retry_after(&failure) {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     let _ = refuse(failure);

@@ -5,6 +5,8 @@ use postern_proto::completion::v1::Parameters;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::doors::http::extra_json;
+
 /// Sampling parameters and everything else that is neither the prompt nor the form of the answer.
 #[derive(Deserialize)]
 pub(super) struct Common {
@@ -63,12 +65,8 @@ impl Common {
     }
 
     /// The parameters, with what nobody here knows as extra members. Null is the same as absent.
-    pub(super) fn parameters(self, mut extra: Map<String, Value>) -> Result<Parameters, Failure> {
-        extra.retain(|_, value| !value.is_null());
-        let extra_json = match extra.is_empty() {
-            true => String::new(),
-            false => serde_json::to_string(&extra).map_err(Failure::internal)?,
-        };
+    pub(super) fn parameters(self, extra: Map<String, Value>) -> Result<Parameters, Failure> {
+        let extra_json = extra_json(extra)?;
         Ok(Parameters {
             max_tokens: self.max_tokens,
             temperature: self.temperature,
@@ -88,27 +86,4 @@ impl Common {
             ..Default::default()
         })
     }
-}
-
-/// Members that would change the answer's form in a way that this door cannot give back: refused, not lost.
-pub(super) fn refuse_unoffered(extra: &Map<String, Value>, names: &[&str]) -> Result<(), Failure> {
-    let asks = |value: &Value| !matches!(value, Value::Null | Value::Bool(false)) && value.as_u64() != Some(0);
-    match names.iter().find(|name| extra.get(**name).is_some_and(asks)) {
-        Some(name) => Err(Failure::field(*name, "is not offered by this gateway")),
-        None => Ok(()),
-    }
-}
-
-/// Reads the body, and says what of it cannot be read.
-pub(super) fn read<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(body).map_err(|error| {
-        // The error's own text quotes what it could not read, which is the caller's prompt as often as not.
-        let what = match error.classify() {
-            serde_json::error::Category::Data => "has a member of the wrong type or lacks one",
-            serde_json::error::Category::Eof => "ends too early",
-            _ => "is not JSON",
-        };
-        let place = format!("at line {}, column {}", error.line(), error.column());
-        Failure::new(postern_proto::Reason::RequestInvalid, format!("the request's body {what}, {place}"))
-    })
 }

@@ -1,0 +1,185 @@
+//! What is answered: a message of blocks, whole or as its events. An answer that fails after its head ends in an `error` event, without
+//! `message_stop`.
+
+use postern_proto::Failure;
+use postern_proto::completion::v1::{
+    Choice, Completion as Whole, Delta, FinishReason, ToolCall, ToolCallFragment, Usage, completion_event::Event, delta,
+};
+use serde_json::{Value, json};
+
+use super::error::envelope;
+use crate::doors::http::{self, Told};
+use crate::doors::sse::Frames;
+
+/// Writes an answer.
+pub(super) struct Writer {
+    request_id: String,
+    id: String,
+    blocks: usize,
+    /// The block that is open, and what it holds.
+    open: Option<(usize, Kind)>,
+    usage: Value,
+    stop_reason: &'static str,
+}
+
+/// What a block holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Thinking,
+    /// The call of this index.
+    Call(u32),
+}
+
+impl Writer {
+    pub(super) fn new(told: Told) -> Self {
+        let id = format!("msg_{}", told.id);
+        let usage = usage(&Usage::default());
+        Self { request_id: told.id, id, blocks: 0, open: None, usage, stop_reason: "end_turn" }
+    }
+
+    fn message(&self, model: &str, content: Vec<Value>, stop_reason: Value, usage: Value) -> Value {
+        json!({
+            "id": self.id, "type": "message", "role": "assistant", "model": model, "content": content,
+            "stop_reason": stop_reason, "stop_sequence": null, "usage": usage,
+        })
+    }
+
+    /// Opens a block of this kind, unless it is open.
+    fn block(&mut self, kind: Kind, empty: &Value, frames: &mut Frames) -> usize {
+        match self.open {
+            Some((index, open)) if open == kind => index,
+            _ => {
+                self.close(frames);
+                let index = self.blocks;
+                self.blocks += 1;
+                self.open = Some((index, kind));
+                let start = json!({ "type": "content_block_start", "index": index, "content_block": empty });
+                frames.named("content_block_start", &start);
+                index
+            }
+        }
+    }
+
+    fn close(&mut self, frames: &mut Frames) {
+        if let Some((index, kind)) = self.open.take() {
+            if kind == Kind::Thinking {
+                // The clients wait for one. It is not the vendor's, and nobody takes it for one.
+                let signature = json!({ "type": "signature_delta", "signature": "" });
+                delta_frame(index, &signature, frames);
+            }
+            frames.named("content_block_stop", &json!({ "type": "content_block_stop", "index": index }));
+        }
+    }
+
+    fn piece(&mut self, piece: delta::Delta, frames: &mut Frames) {
+        match piece {
+            delta::Delta::Text(text) => {
+                let index = self.block(Kind::Text, &json!({ "type": "text", "text": "" }), frames);
+                delta_frame(index, &json!({ "type": "text_delta", "text": text }), frames);
+            }
+            delta::Delta::Reasoning(thought) => {
+                let empty = json!({ "type": "thinking", "thinking": "", "signature": "" });
+                let index = self.block(Kind::Thinking, &empty, frames);
+                delta_frame(index, &json!({ "type": "thinking_delta", "thinking": thought }), frames);
+            }
+            delta::Delta::ToolCall(ToolCallFragment { index: call, id, name, arguments_json }) => {
+                let empty = json!({ "type": "tool_use", "id": id, "name": name, "input": {} });
+                let index = self.block(Kind::Call(call), &empty, frames);
+                if !arguments_json.is_empty() {
+                    let piece = json!({ "type": "input_json_delta", "partial_json": arguments_json });
+                    delta_frame(index, &piece, frames);
+                }
+            }
+        }
+    }
+}
+
+fn delta_frame(index: usize, delta: &Value, frames: &mut Frames) {
+    let event = json!({ "type": "content_block_delta", "index": index, "delta": delta });
+    frames.named("content_block_delta", &event);
+}
+
+impl http::Writer for Writer {
+    fn whole(&mut self, answer: Whole) -> Value {
+        let choice = answer.choices.into_iter().next().unwrap_or_default();
+        let Choice { text, reasoning, tool_calls, finish_reason } = choice;
+        let mut content = Vec::new();
+        if !reasoning.is_empty() {
+            content.push(json!({ "type": "thinking", "thinking": reasoning, "signature": "" }));
+        }
+        if !text.is_empty() {
+            content.push(json!({ "type": "text", "text": text }));
+        }
+        for ToolCall { id, name, arguments_json } in tool_calls {
+            content.push(json!({ "type": "tool_use", "id": id, "name": name, "input": input(&arguments_json) }));
+        }
+        let usage = usage(&answer.usage.unwrap_or_default());
+        let mut message = self.message(&answer.model, content, stop_reason(finish_reason).into(), usage);
+        if !answer.warnings.is_empty() {
+            message["postern_warnings"] = answer.warnings.into();
+        }
+        message
+    }
+
+    fn event(&mut self, event: Event, frames: &mut Frames) {
+        match event {
+            Event::Start(start) => {
+                let mut message = self.message(&start.model, Vec::new(), Value::Null, self.usage.clone());
+                if !start.warnings.is_empty() {
+                    message["postern_warnings"] = start.warnings.into();
+                }
+                frames.named("message_start", &json!({ "type": "message_start", "message": message }));
+                self.heartbeat(frames);
+            }
+            // The API has one answer.
+            Event::Delta(Delta { choice_index: 0, delta: Some(delta) }) => self.piece(delta, frames),
+            Event::Delta(_) => {}
+            Event::Usage(counted) => self.usage = usage(&counted),
+            Event::End(end) => self.stop_reason = stop_reason(end.finish_reason),
+        }
+    }
+
+    fn ended(&mut self, frames: &mut Frames) {
+        self.close(frames);
+        let delta = json!({ "stop_reason": self.stop_reason, "stop_sequence": null });
+        frames.named("message_delta", &json!({ "type": "message_delta", "delta": delta, "usage": self.usage }));
+        frames.named("message_stop", &json!({ "type": "message_stop" }));
+    }
+
+    fn failed(&mut self, failure: &Failure, frames: &mut Frames) {
+        frames.named("error", &envelope(failure, &self.request_id));
+    }
+
+    fn heartbeat(&mut self, frames: &mut Frames) {
+        frames.named("ping", &json!({ "type": "ping" }));
+    }
+}
+
+/// What the model wrote, which may be no object.
+fn input(arguments_json: &str) -> Value {
+    match serde_json::from_str(arguments_json) {
+        Ok(Value::Object(object)) => object.into(),
+        Ok(other) => json!({ "value": other }),
+        Err(_) => json!({ "value": arguments_json }),
+    }
+}
+
+fn stop_reason(reason: i32) -> &'static str {
+    match FinishReason::try_from(reason).unwrap_or(FinishReason::Other) {
+        FinishReason::Length => "max_tokens",
+        FinishReason::ToolCalls => "tool_use",
+        FinishReason::ContentFilter => "refusal",
+        FinishReason::Stop | FinishReason::Other | FinishReason::Unspecified => "end_turn",
+    }
+}
+
+/// In this API what came from a cache is not among the input's tokens. The clients demand numbers: unknown ones are 0.
+fn usage(usage: &Usage) -> Value {
+    let cached = usage.cached_input_tokens.unwrap_or(0);
+    let input = usage.input_tokens.unwrap_or(0).saturating_sub(cached);
+    json!({
+        "input_tokens": input, "output_tokens": usage.output_tokens.unwrap_or(0),
+        "cache_read_input_tokens": cached, "cache_creation_input_tokens": 0,
+    })
+}

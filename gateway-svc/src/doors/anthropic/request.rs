@@ -1,0 +1,401 @@
+//! What is asked.
+
+use postern_proto::Failure;
+use postern_proto::completion::v1::{
+    ContentPart, Image, Message, Parameters, ResponseFormat, Role, Tool, ToolCall, ToolChoice, content_part, image,
+    response_format, tool_choice,
+};
+use postern_proto::model::v1::ChatPrompt;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::answer::Writer;
+use crate::ask::{Ask, Task};
+use crate::doors::http::{Parsed, Told, extra_json, read, refuse_unoffered};
+
+#[derive(Deserialize)]
+struct Body {
+    #[serde(default)]
+    model: String,
+    messages: Vec<WireMessage>,
+    /// Demanded by the API; counting goes without.
+    #[serde(default)]
+    max_tokens: Option<u32>,
+    #[serde(default)]
+    system: Option<Content>,
+    #[serde(default)]
+    stop_sequences: Option<Vec<String>>,
+    #[serde(default)]
+    stream: Option<bool>,
+    #[serde(default)]
+    temperature: Option<f64>,
+    #[serde(default)]
+    top_p: Option<f64>,
+    #[serde(default)]
+    top_k: Option<u32>,
+    #[serde(default)]
+    tools: Option<Vec<WireTool>>,
+    #[serde(default)]
+    tool_choice: Option<WireChoice>,
+    #[serde(default)]
+    thinking: Option<Thinking>,
+    #[serde(default)]
+    metadata: Option<Metadata>,
+    #[serde(default)]
+    output_config: Option<OutputConfig>,
+    #[serde(default)]
+    output_format: Option<WireFormat>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct WireMessage {
+    role: String,
+    content: Content,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    Blocks(Vec<Block>),
+}
+
+#[derive(Deserialize)]
+struct Block {
+    r#type: String,
+    #[serde(default)]
+    text: Option<String>,
+    #[serde(default)]
+    source: Option<Source>,
+    #[serde(default)]
+    id: Option<String>,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    input: Option<Value>,
+    #[serde(default)]
+    tool_use_id: Option<String>,
+    #[serde(default)]
+    content: Option<Content>,
+    #[serde(default)]
+    is_error: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct Source {
+    r#type: String,
+    #[serde(default)]
+    media_type: Option<String>,
+    #[serde(default)]
+    data: Option<String>,
+    #[serde(default)]
+    url: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct WireTool {
+    #[serde(default)]
+    r#type: Option<String>,
+    name: String,
+    #[serde(default)]
+    description: Option<String>,
+    #[serde(default)]
+    input_schema: Option<Value>,
+    #[serde(default)]
+    strict: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct WireChoice {
+    r#type: String,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    disable_parallel_tool_use: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct Thinking {
+    r#type: String,
+    #[serde(default)]
+    budget_tokens: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    #[serde(default)]
+    user_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct OutputConfig {
+    #[serde(default)]
+    effort: Option<String>,
+    #[serde(default)]
+    format: Option<WireFormat>,
+}
+
+#[derive(Deserialize)]
+struct WireFormat {
+    r#type: String,
+    #[serde(default)]
+    schema: Option<Value>,
+}
+
+/// What an answer cannot bring back, or what has tools of the vendor's own.
+const UNOFFERED: &[&str] = &["mcp_servers", "container", "context_management"];
+/// Hints to the vendor's own machines, which no answer depends on.
+const HINTS: &[&str] = &["service_tier", "cache_control", "betas", "inference_geo"];
+
+pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
+    let body: Body = read(body)?;
+    if body.max_tokens.is_none() {
+        return Err(Failure::field("max_tokens", "is missing"));
+    }
+    let stream = body.stream.unwrap_or(false);
+    Ok(Parsed { ask: ask(body)?, stream, writer: Box::new(Writer::new(told)) })
+}
+
+pub(super) fn parse_to_count(body: &[u8]) -> Result<Ask, Failure> {
+    ask(read(body)?)
+}
+
+fn ask(body: Body) -> Result<Ask, Failure> {
+    refuse_unoffered(&body.extra, UNOFFERED)?;
+    let mut messages = Vec::new();
+    if let Some(system) = body.system {
+        messages.push(Message { content: parts("system", system)?, ..message(Role::System) });
+    }
+    for (at, wire) in body.messages.into_iter().enumerate() {
+        add_turn(&mut messages, at, wire)?;
+    }
+    let tools = body.tools.unwrap_or_default().into_iter().map(tool).collect::<Result<_, _>>()?;
+    let mut extra = body.extra;
+    extra.retain(|name, _| !HINTS.contains(&name.as_str()));
+    let parallel = body.tool_choice.as_ref().and_then(|choice| choice.disable_parallel_tool_use);
+    let OutputConfig { effort, format } = body.output_config.unwrap_or(OutputConfig { effort: None, format: None });
+    let parameters = Parameters {
+        max_tokens: body.max_tokens,
+        temperature: body.temperature,
+        top_p: body.top_p,
+        top_k: body.top_k,
+        stop: body.stop_sequences.unwrap_or_default(),
+        user: body.metadata.and_then(|metadata| metadata.user_id),
+        parallel_tool_calls: parallel.map(|disabled| !disabled),
+        reasoning_effort: effort.or(body.thinking.and_then(thought)),
+        extra_json: extra_json(extra)?,
+        ..Parameters::default()
+    };
+    let chat = ChatPrompt {
+        messages,
+        tools,
+        tool_choice: body.tool_choice.map(choice).transpose()?,
+        response_format: format.or(body.output_format).map(demanded).transpose()?,
+    };
+    let model = Some(body.model).filter(|model| !model.is_empty());
+    Ok(Ask { model, task: Task::Chat(chat), parameters, session: None })
+}
+
+fn message(role: Role) -> Message {
+    Message { role: role as i32, ..Message::default() }
+}
+
+/// A turn: the results of tools in it are messages of their own, which come before what the user says.
+fn add_turn(messages: &mut Vec<Message>, at: usize, wire: WireMessage) -> Result<(), Failure> {
+    let field = format!("messages[{at}].content");
+    let role = match wire.role.as_str() {
+        "user" => Role::User,
+        "assistant" => Role::Assistant,
+        "system" => Role::System,
+        _ => return Err(Failure::field(format!("messages[{at}].role"), "must be user or assistant")),
+    };
+    let blocks = match wire.content {
+        Content::Text(text) => {
+            messages.push(Message { content: vec![text_part(text)], ..message(role) });
+            return Ok(());
+        }
+        Content::Blocks(blocks) => blocks,
+    };
+    let mut turn = message(role);
+    for block in blocks {
+        match (block.r#type.as_str(), role) {
+            ("tool_use", Role::Assistant) => turn.tool_calls.push(ToolCall {
+                id: block.id.ok_or_else(|| Failure::field(&*field, "a tool_use has no id"))?,
+                name: block.name.ok_or_else(|| Failure::field(&*field, "a tool_use has no name"))?,
+                arguments_json: block.input.map_or_else(|| "{}".to_owned(), |input| input.to_string()),
+            }),
+            ("tool_result", Role::User) => messages.push(tool_result(&field, block)?),
+            // What a model thought is for the server that it came from; it is not asked of another.
+            ("thinking" | "redacted_thinking", Role::Assistant) => {}
+            _ => turn.content.push(part(&field, block)?),
+        }
+    }
+    if !turn.content.is_empty() || !turn.tool_calls.is_empty() {
+        messages.push(turn);
+    }
+    Ok(())
+}
+
+fn tool_result(field: &str, block: Block) -> Result<Message, Failure> {
+    let id = block.tool_use_id.ok_or_else(|| Failure::field(field, "a tool_result has no tool_use_id"))?;
+    let mut content = block.content.map_or_else(|| Ok(Vec::new()), |content| parts(field, content))?;
+    if block.is_error == Some(true) {
+        content.insert(0, text_part("The tool failed: ".to_owned()));
+    }
+    Ok(Message { content, tool_call_id: id, ..message(Role::Tool) })
+}
+
+fn parts(field: &str, content: Content) -> Result<Vec<ContentPart>, Failure> {
+    match content {
+        Content::Text(text) => Ok(vec![text_part(text)]),
+        Content::Blocks(blocks) => blocks.into_iter().map(|block| part(field, block)).collect(),
+    }
+}
+
+fn text_part(text: String) -> ContentPart {
+    ContentPart { part: Some(content_part::Part::Text(text)) }
+}
+
+fn part(field: &str, block: Block) -> Result<ContentPart, Failure> {
+    match (block.r#type.as_str(), block.text, block.source) {
+        ("text", Some(text), _) => Ok(text_part(text)),
+        ("image", _, Some(source)) => {
+            let url = match (source.r#type.as_str(), source.media_type, source.data, source.url) {
+                ("base64", Some(media_type), Some(data), _) => format!("data:{media_type};base64,{data}"),
+                ("url", _, _, Some(url)) => url,
+                _ => return Err(Failure::field(field, "an image needs base64 data with its media type, or a url")),
+            };
+            let image = Image { source: Some(image::Source::Url(url)), ..Image::default() };
+            Ok(ContentPart { part: Some(content_part::Part::Image(image)) })
+        }
+        (kind, ..) => {
+            let shown: String = kind.chars().filter(|c| !c.is_control()).take(32).collect();
+            Err(Failure::field(field, format!("blocks of type `{shown}` are not offered here")))
+        }
+    }
+}
+
+fn tool(wire: WireTool) -> Result<Tool, Failure> {
+    if wire.r#type.as_deref().is_some_and(|kind| kind != "custom") {
+        return Err(Failure::field("tools", "only tools of the caller's own are offered"));
+    }
+    Ok(Tool {
+        name: wire.name,
+        description: wire.description.unwrap_or_default(),
+        parameters_json: wire.input_schema.map(|schema| schema.to_string()).unwrap_or_default(),
+        strict: wire.strict,
+    })
+}
+
+fn choice(wire: WireChoice) -> Result<ToolChoice, Failure> {
+    let mode = |mode: tool_choice::Mode| tool_choice::Choice::Mode(mode as i32);
+    let choice = match (wire.r#type.as_str(), wire.name) {
+        ("auto", _) => mode(tool_choice::Mode::Auto),
+        ("any", _) => mode(tool_choice::Mode::Required),
+        ("none", _) => mode(tool_choice::Mode::None),
+        ("tool", Some(name)) => tool_choice::Choice::Name(name),
+        _ => return Err(Failure::field("tool_choice", "must be auto, any, none, or a tool by its name")),
+    };
+    Ok(ToolChoice { choice: Some(choice) })
+}
+
+/// The effort that a budget for thinking stands for.
+fn thought(thinking: Thinking) -> Option<String> {
+    let effort = match (thinking.r#type.as_str(), thinking.budget_tokens) {
+        ("disabled", _) => return None,
+        (_, Some(0..=2048)) => "low",
+        (_, Some(2049..=8192)) | ("adaptive", None) => "medium",
+        _ => "high",
+    };
+    Some(effort.to_owned())
+}
+
+fn demanded(wire: WireFormat) -> Result<ResponseFormat, Failure> {
+    match (wire.r#type.as_str(), wire.schema) {
+        ("json_schema", Some(schema)) => {
+            let format = response_format::JsonSchema {
+                name: "answer".to_owned(),
+                schema_json: schema.to_string(),
+                strict: Some(true),
+                description: String::new(),
+            };
+            Ok(ResponseFormat { format: Some(response_format::Format::JsonSchema(format)) })
+        }
+        _ => Err(Failure::field("output_config.format", "must be json_schema with a schema")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn asked(body: &Value) -> Result<Ask, Failure> {
+        let told = Told { id: String::new(), created: 0 };
+        parse(body.to_string().as_bytes(), told).map(|parsed| parsed.ask)
+    }
+
+    #[test]
+    fn everything_that_has_a_place_is_put_there() {
+        let ask = asked(&json!({
+            "model": "m", "max_tokens": 20, "system": [{ "type": "text", "text": "Be brief.", "cache_control": {} }],
+            "stop_sequences": ["END"], "temperature": 0.5, "top_k": 3, "metadata": { "user_id": "u" },
+            "thinking": { "type": "enabled", "budget_tokens": 4096 }, "service_tier": "auto", "min_p": 0.1,
+            "tools": [{ "name": "f", "description": "d", "input_schema": { "type": "object" } }],
+            "tool_choice": { "type": "any", "disable_parallel_tool_use": true },
+            "output_config": { "format": { "type": "json_schema", "schema": { "type": "object" } } },
+            "messages": [
+                { "role": "user", "content": [
+                    { "type": "text", "text": "what?" },
+                    { "type": "image", "source": { "type": "base64", "media_type": "image/png", "data": "AA==" } },
+                ] },
+                { "role": "assistant", "content": [
+                    { "type": "thinking", "thinking": "hm", "signature": "s" },
+                    { "type": "text", "text": "let me see" },
+                    { "type": "tool_use", "id": "t1", "name": "f", "input": { "a": 1 } },
+                ] },
+                { "role": "user", "content": [
+                    { "type": "text", "text": "and?" },
+                    { "type": "tool_result", "tool_use_id": "t1", "content": "no", "is_error": true },
+                ] },
+            ],
+        }))
+        .unwrap();
+        let Task::Chat(chat) = ask.task else { panic!("a chat") };
+        let roles: Vec<_> = chat.messages.iter().map(|message| Role::try_from(message.role).unwrap()).collect();
+        assert_eq!(roles, [Role::System, Role::User, Role::Assistant, Role::Tool, Role::User]);
+        assert_eq!(chat.messages[2].tool_calls[0].arguments_json, r#"{"a":1}"#);
+        assert_eq!((chat.messages[2].content.len(), chat.messages[3].tool_call_id.as_str()), (1, "t1"));
+        assert_eq!(chat.messages[3].content.len(), 2);
+        assert!(chat.response_format.is_some() && chat.tool_choice.is_some());
+        let parameters = ask.parameters;
+        assert_eq!((parameters.max_tokens, parameters.parallel_tool_calls), (Some(20), Some(false)));
+        assert_eq!(parameters.reasoning_effort.as_deref(), Some("medium"));
+        assert_eq!((parameters.user.as_deref(), parameters.extra_json.as_str()), (Some("u"), r#"{"min_p":0.1}"#));
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_by_name() {
+        let with = |member: &str, value: Value| {
+            let mut body = json!({ "model": "m", "max_tokens": 5, "messages": [{ "role": "user", "content": "hi" }] });
+            body[member] = value;
+            asked(&body).err().and_then(|failure| failure.fields.into_iter().next()).map(|(field, _)| field)
+        };
+        let content = |block: Value| json!([{ "role": "user", "content": [block] }]);
+        assert_eq!(with("stream", json!(true)), None);
+        for (member, value, field) in [
+            ("max_tokens", Value::Null, "max_tokens"),
+            ("messages", json!([{ "role": "king", "content": "x" }]), "messages[0].role"),
+            ("messages", content(json!({ "type": "document" })), "messages[0].content"),
+            ("messages", content(json!({ "type": "tool_result" })), "messages[0].content"),
+            ("messages", content(json!({ "type": "image", "source": { "type": "file" } })), "messages[0].content"),
+            ("tools", json!([{ "type": "web_search_20250305", "name": "web_search" }]), "tools"),
+            ("tool_choice", json!({ "type": "maybe" }), "tool_choice"),
+            ("mcp_servers", json!([{}]), "mcp_servers"),
+        ] {
+            assert_eq!(with(member, value).as_deref(), Some(field), "{member}");
+        }
+    }
+}

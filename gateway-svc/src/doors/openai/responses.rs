@@ -1,0 +1,364 @@
+//! `/v1/responses` (<https://platform.openai.com/docs/api-reference/responses>), of which nothing is kept: what is asked.
+
+mod answer;
+
+use postern_proto::Failure;
+use postern_proto::completion::v1::{
+    ContentPart, Image, Message, Parameters, ResponseFormat, Role, Tool, ToolCall, ToolChoice, content_part, image,
+    response_format, tool_choice,
+};
+use postern_proto::model::v1::ChatPrompt;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::ask::{Ask, Task};
+use crate::doors::http::{Parsed, Told, extra_json, read, refuse_unoffered};
+use answer::{Echo, Writer};
+
+#[derive(Deserialize)]
+struct Body {
+    #[serde(default)]
+    model: String,
+    input: Input,
+    #[serde(default)]
+    instructions: Option<String>,
+    #[serde(default)]
+    stream: Option<bool>,
+    #[serde(default)]
+    max_output_tokens: Option<u32>,
+    #[serde(default)]
+    temperature: Option<f64>,
+    #[serde(default)]
+    top_p: Option<f64>,
+    #[serde(default)]
+    tools: Option<Vec<WireTool>>,
+    #[serde(default)]
+    tool_choice: Option<Value>,
+    #[serde(default)]
+    parallel_tool_calls: Option<bool>,
+    #[serde(default)]
+    text: Option<WireText>,
+    #[serde(default)]
+    reasoning: Option<WireReasoning>,
+    #[serde(default)]
+    user: Option<String>,
+    #[serde(default)]
+    metadata: Option<Value>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Input {
+    Text(String),
+    Items(Vec<Item>),
+}
+
+#[derive(Deserialize)]
+struct Item {
+    #[serde(default)]
+    r#type: Option<String>,
+    #[serde(default)]
+    role: Option<String>,
+    #[serde(default)]
+    content: Option<Content>,
+    #[serde(default)]
+    call_id: Option<String>,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    arguments: Option<String>,
+    #[serde(default)]
+    output: Option<Content>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+#[derive(Deserialize)]
+struct Part {
+    r#type: String,
+    #[serde(default)]
+    text: Option<String>,
+    #[serde(default)]
+    refusal: Option<String>,
+    #[serde(default)]
+    image_url: Option<String>,
+    #[serde(default)]
+    detail: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct WireTool {
+    r#type: String,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    description: Option<String>,
+    #[serde(default)]
+    parameters: Option<Value>,
+    #[serde(default)]
+    strict: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct WireText {
+    #[serde(default)]
+    format: Option<WireFormat>,
+}
+
+#[derive(Deserialize)]
+struct WireFormat {
+    r#type: String,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    schema: Option<Value>,
+    #[serde(default)]
+    strict: Option<bool>,
+    #[serde(default)]
+    description: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct WireReasoning {
+    #[serde(default)]
+    effort: Option<String>,
+}
+
+/// What needs a memory, or an answer that cannot be brought back.
+const UNOFFERED: &[&str] = &["previous_response_id", "conversation", "background", "prompt", "top_logprobs"];
+/// What no answer depends on: there is no store, and hints to the vendor's own machines.
+const HINTS: &[&str] = &[
+    "store",
+    "include",
+    "truncation",
+    "service_tier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "stream_options",
+    "top_logprobs",
+    "max_tool_calls",
+];
+
+pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
+    let echo: Map<String, Value> = read(body)?;
+    let body: Body = read(body)?;
+    refuse_unoffered(&body.extra, UNOFFERED)?;
+    let mut messages = Vec::new();
+    if let Some(instructions) = body.instructions {
+        messages.push(Message { content: vec![text_part(instructions)], ..message(Role::System) });
+    }
+    match body.input {
+        Input::Text(text) => messages.push(Message { content: vec![text_part(text)], ..message(Role::User) }),
+        Input::Items(items) => {
+            for (at, item) in items.into_iter().enumerate() {
+                add_item(&mut messages, at, item)?;
+            }
+        }
+    }
+    let tools = body.tools.unwrap_or_default().into_iter().map(tool).collect::<Result<_, _>>()?;
+    let mut extra = body.extra;
+    extra.retain(|name, _| !HINTS.contains(&name.as_str()));
+    let parameters = Parameters {
+        max_tokens: body.max_output_tokens,
+        temperature: body.temperature,
+        top_p: body.top_p,
+        user: body.user,
+        parallel_tool_calls: body.parallel_tool_calls,
+        reasoning_effort: body.reasoning.and_then(|reasoning| reasoning.effort),
+        extra_json: extra_json(extra)?,
+        ..Parameters::default()
+    };
+    let chat = ChatPrompt {
+        messages,
+        tools,
+        tool_choice: body.tool_choice.filter(|choice| !choice.is_null()).map(choice).transpose()?,
+        response_format: body.text.and_then(|text| text.format).map(format).transpose()?.flatten(),
+    };
+    let model = Some(body.model).filter(|model| !model.is_empty());
+    let ask = Ask { model, task: Task::Chat(chat), parameters, session: None };
+    let echo = Echo::of(echo, body.metadata.unwrap_or_else(|| json!({})));
+    Ok(Parsed { ask, stream: body.stream.unwrap_or(false), writer: Box::new(Writer::new(told, echo)) })
+}
+
+fn message(role: Role) -> Message {
+    Message { role: role as i32, ..Message::default() }
+}
+
+fn text_part(text: String) -> ContentPart {
+    ContentPart { part: Some(content_part::Part::Text(text)) }
+}
+
+/// An item; calls in a row are one turn of the assistant, with what it said before them.
+fn add_item(messages: &mut Vec<Message>, at: usize, item: Item) -> Result<(), Failure> {
+    let missing = |member: &str| Failure::field(format!("input[{at}].{member}"), "is missing");
+    match item.r#type.as_deref().unwrap_or("message") {
+        "message" => {
+            let role = match item.role.as_deref() {
+                Some("system" | "developer") => Role::System,
+                Some("user") => Role::User,
+                Some("assistant") => Role::Assistant,
+                _ => {
+                    let problem = "must be system, developer, user or assistant";
+                    return Err(Failure::field(format!("input[{at}].role"), problem));
+                }
+            };
+            let content = item.content.ok_or_else(|| missing("content"))?;
+            messages.push(Message { content: parts(at, content)?, ..message(role) });
+        }
+        "function_call" => {
+            let call = ToolCall {
+                id: item.call_id.ok_or_else(|| missing("call_id"))?,
+                name: item.name.ok_or_else(|| missing("name"))?,
+                arguments_json: item.arguments.unwrap_or_default(),
+            };
+            match messages.last_mut() {
+                Some(turn) if turn.role == Role::Assistant as i32 => turn.tool_calls.push(call),
+                _ => messages.push(Message { tool_calls: vec![call], ..message(Role::Assistant) }),
+            }
+        }
+        "function_call_output" => {
+            let tool_call_id = item.call_id.ok_or_else(|| missing("call_id"))?;
+            let content = parts(at, item.output.ok_or_else(|| missing("output"))?)?;
+            messages.push(Message { content, tool_call_id, ..message(Role::Tool) });
+        }
+        // What a model thought is for the server that it came from.
+        "reasoning" => {}
+        other => {
+            let shown: String = other.chars().filter(|c| !c.is_control()).take(32).collect();
+            let problem = format!("items of type `{shown}` are not offered here");
+            return Err(Failure::field(format!("input[{at}].type"), problem));
+        }
+    }
+    Ok(())
+}
+
+fn parts(at: usize, content: Content) -> Result<Vec<ContentPart>, Failure> {
+    match content {
+        Content::Text(text) => Ok(vec![text_part(text)]),
+        Content::Parts(parts) => parts.into_iter().map(|wire| part(at, wire)).collect(),
+    }
+}
+
+fn part(at: usize, wire: Part) -> Result<ContentPart, Failure> {
+    match (wire.r#type.as_str(), wire.text.or(wire.refusal), wire.image_url) {
+        ("input_text" | "output_text" | "text" | "refusal", Some(text), _) => Ok(text_part(text)),
+        ("input_image", _, Some(url)) => {
+            let detail = wire.detail.unwrap_or_default();
+            let image = Image { source: Some(image::Source::Url(url)), media_type: String::new(), detail };
+            Ok(ContentPart { part: Some(content_part::Part::Image(image)) })
+        }
+        (kind, ..) => {
+            let shown: String = kind.chars().filter(|c| !c.is_control()).take(32).collect();
+            Err(Failure::field(format!("input[{at}].content"), format!("parts of type `{shown}` are not offered")))
+        }
+    }
+}
+
+fn tool(wire: WireTool) -> Result<Tool, Failure> {
+    let name = wire.name.filter(|_| wire.r#type == "function");
+    Ok(Tool {
+        name: name.ok_or_else(|| Failure::field("tools", "only tools of type `function` are offered"))?,
+        description: wire.description.unwrap_or_default(),
+        parameters_json: wire.parameters.map(|schema| schema.to_string()).unwrap_or_default(),
+        strict: wire.strict,
+    })
+}
+
+fn choice(wire: Value) -> Result<ToolChoice, Failure> {
+    let mode = |mode: tool_choice::Mode| tool_choice::Choice::Mode(mode as i32);
+    let choice = match (wire.as_str(), wire["type"].as_str(), wire["name"].as_str()) {
+        (Some("auto"), ..) => mode(tool_choice::Mode::Auto),
+        (Some("none"), ..) => mode(tool_choice::Mode::None),
+        (Some("required"), ..) => mode(tool_choice::Mode::Required),
+        (None, Some("function"), Some(name)) => tool_choice::Choice::Name(name.to_owned()),
+        _ => return Err(Failure::field("tool_choice", "must be auto, none, required or a function's name")),
+    };
+    Ok(ToolChoice { choice: Some(choice) })
+}
+
+fn format(wire: WireFormat) -> Result<Option<ResponseFormat>, Failure> {
+    let format = match (wire.r#type.as_str(), wire.schema) {
+        ("text", _) => return Ok(None),
+        ("json_object", _) => response_format::Format::JsonObject(response_format::JsonObject {}),
+        ("json_schema", Some(schema)) => response_format::Format::JsonSchema(response_format::JsonSchema {
+            name: wire.name.unwrap_or_else(|| "answer".to_owned()),
+            schema_json: schema.to_string(),
+            strict: wire.strict,
+            description: wire.description.unwrap_or_default(),
+        }),
+        _ => return Err(Failure::field("text.format", "must be text, json_object, or json_schema with a schema")),
+    };
+    Ok(Some(ResponseFormat { format: Some(format) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(body: &Value) -> Result<Ask, Failure> {
+        parse(body.to_string().as_bytes(), Told { id: String::new(), created: 0 }).map(|parsed| parsed.ask)
+    }
+
+    #[test]
+    fn items_become_the_turns_of_a_conversation() {
+        let ask = asked(&json!({
+            "model": "m", "instructions": "Be brief.", "max_output_tokens": 9, "reasoning": { "effort": "low" },
+            "store": true, "include": ["reasoning.encrypted_content"], "metadata": { "a": "b" }, "min_p": 0.1,
+            "tools": [{ "type": "function", "name": "f", "parameters": { "type": "object" }, "strict": true }],
+            "tool_choice": { "type": "function", "name": "f" },
+            "text": { "format": { "type": "json_schema", "name": "s", "schema": {}, "strict": true } },
+            "input": [
+                { "role": "user", "content": [
+                    { "type": "input_text", "text": "what?" },
+                    { "type": "input_image", "image_url": "data:image/png;base64,AA==", "detail": "low" },
+                ] },
+                { "type": "reasoning", "id": "rs", "summary": [] },
+                { "type": "message", "role": "assistant", "content": [{ "type": "output_text", "text": "see" }] },
+                { "type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}" },
+                { "type": "function_call", "call_id": "c2", "name": "f", "arguments": "{}" },
+                { "type": "function_call_output", "call_id": "c1", "output": "yes" },
+                { "type": "function_call_output", "call_id": "c2", "output": [{ "type": "input_text", "text": "no" }] },
+            ],
+        }))
+        .unwrap();
+        let Task::Chat(chat) = ask.task else { panic!("a chat") };
+        let roles: Vec<_> = chat.messages.iter().map(|message| Role::try_from(message.role).unwrap()).collect();
+        assert_eq!(roles, [Role::System, Role::User, Role::Assistant, Role::Tool, Role::Tool]);
+        assert_eq!(chat.messages[2].tool_calls.len(), 2);
+        assert_eq!(chat.messages[2].content, [text_part("see".to_owned())]);
+        assert!(chat.response_format.is_some());
+        assert_eq!(chat.tool_choice.unwrap().choice, Some(tool_choice::Choice::Name("f".to_owned())));
+        assert_eq!((ask.parameters.max_tokens, ask.parameters.extra_json.as_str()), (Some(9), r#"{"min_p":0.1}"#));
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_by_name() {
+        let with = |member: &str, value: Value| {
+            let mut body = json!({ "model": "m", "input": "hi" });
+            body[member] = value;
+            asked(&body).err().and_then(|failure| failure.fields.into_iter().next()).map(|(field, _)| field)
+        };
+        assert_eq!(with("store", json!(false)), None);
+        for (member, value, field) in [
+            ("previous_response_id", json!("resp_1"), "previous_response_id"),
+            ("background", json!(true), "background"),
+            ("tools", json!([{ "type": "web_search" }]), "tools"),
+            ("tool_choice", json!("maybe"), "tool_choice"),
+            ("text", json!({ "format": { "type": "xml" } }), "text.format"),
+            ("input", json!([{ "type": "item_reference", "id": "x" }]), "input[0].type"),
+            ("input", json!([{ "role": "king", "content": "x" }]), "input[0].role"),
+            ("input", json!([{ "role": "user", "content": [{ "type": "input_audio" }] }]), "input[0].content"),
+            ("input", json!([{ "type": "function_call_output", "output": "x" }]), "input[0].call_id"),
+        ] {
+            assert_eq!(with(member, value).as_deref(), Some(field), "{member}");
+        }
+    }
+}
