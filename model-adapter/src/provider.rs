@@ -158,10 +158,10 @@ pub trait Provider: Send + Sync {
     }
 }
 
-/// The provider of this name. Adding one is its folder and a line here.
+/// All providers. Adding one is its folder and a line here.
 #[must_use]
-pub fn by_name(name: &str) -> Option<&'static dyn Provider> {
-    const ALL: &[&dyn Provider] = &[
+pub fn all() -> &'static [&'static dyn Provider] {
+    &[
         &openai::OPENAI,
         &openai::AZURE_OPENAI,
         &openai::MISTRAL,
@@ -173,8 +173,13 @@ pub fn by_name(name: &str) -> Option<&'static dyn Provider> {
         &ollama::Ollama,
         &cohere::Cohere,
         &bedrock::Bedrock,
-    ];
-    ALL.iter().copied().find(|provider| provider.name() == name)
+    ]
+}
+
+/// The provider of this name.
+#[must_use]
+pub fn by_name(name: &str) -> Option<&'static dyn Provider> {
+    all().iter().copied().find(|provider| provider.name() == name)
 }
 
 #[cfg(test)]

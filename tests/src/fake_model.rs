@@ -221,7 +221,9 @@ pub fn sse_head() -> Act {
     head(200, &[("content-type", "text/event-stream")])
 }
 
-fn event(value: &Value) -> Act {
+/// An event of a stream.
+#[must_use]
+pub fn event(value: &Value) -> Act {
     Act::Send(format!("data: {value}\n\n").into_bytes())
 }
 

@@ -2,9 +2,11 @@
 //! tests run them on seeds and on seeds that were tampered with.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use http::{HeaderMap, HeaderValue};
+use model_adapter::provider::{Api, Provider, all, embeddings};
 use postern_runtime::peer::{AddressSource, ClientConfig, Peer};
 use postern_runtime::proxy_protocol::{HEAD_BYTES, MAX_REST_BYTES, read, rest_length};
 use postern_token::{
@@ -13,6 +15,7 @@ use postern_token::{
 use serde_json::json;
 
 use crate::Forge;
+use crate::replay::{Exchange, cut_anywhere, exchanges};
 
 /// A target: its name, what it does with bytes, and bytes that lead far into it.
 pub type Target = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
@@ -24,6 +27,7 @@ pub const TARGETS: &[Target] = &[
     ("jwks", jwks, jwks_seeds),
     ("proxy_header", proxy_header, proxy_header_seeds),
     ("forwarded_chain", forwarded_chain, forwarded_chain_seeds),
+    ("answers", answers, answers_seeds),
 ];
 
 const NOW: u64 = 1_800_000_000;
@@ -164,4 +168,38 @@ fn forwarded_chain_seeds() -> Vec<Vec<u8>> {
     [&b"1.2.3.4, 10.0.0.2"[..], b"[fd00::1]:80, 10.1.1.1:5\n::ffff:10.0.0.3", b"unknown, _hidden, 10.0.0.1"]
         .map(<[u8]>::to_vec)
         .to_vec()
+}
+
+/// The wire formats, by the first byte of an input.
+fn formats() -> Vec<(&'static dyn Provider, Api)> {
+    all().iter().flat_map(|provider| provider.apis().iter().map(|api| (*provider, *api))).collect()
+}
+
+/// What a server sends is read the same however it is cut, and nothing that it sends is a panic.
+pub fn answers(data: &[u8]) {
+    let Some((selector, body)) = data.split_first() else { return };
+    let formats = formats();
+    let (provider, api) = formats[usize::from(*selector) % formats.len()];
+    if api == Api::Embeddings {
+        let _ = embeddings::read(body);
+        return;
+    }
+    let _ = provider.read(api, body);
+    let _ = provider.read_error(http::StatusCode::BAD_REQUEST, body);
+    if let Err(problem) = cut_anywhere(provider, api, body) {
+        panic!("{} {api:?}: {problem}", provider.name());
+    }
+}
+
+fn answers_seeds() -> Vec<Vec<u8>> {
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens");
+    let formats = formats();
+    let seed = |exchange: Exchange| {
+        let (provider, api) = exchange.row();
+        let fits =
+            |format: &(&dyn Provider, Api)| format.0.name() == provider && Some(format.1) == Api::from_name(&api);
+        let at = u8::try_from(formats.iter().position(fits)?).ok()?;
+        Some([vec![at], exchange.body()].concat())
+    };
+    exchanges(&goldens).unwrap().into_iter().filter_map(seed).collect()
 }

@@ -11,7 +11,7 @@ pub mod replay;
 mod stack;
 
 pub use authority::Authority;
-pub use fake_model::{Act, FakeModel, Gate, Recorded, answer, chunk, done, finish, head, sse_head, usage};
+pub use fake_model::{Act, FakeModel, Gate, Recorded, answer, chunk, done, event, finish, head, sse_head, usage};
 pub use forge::Forge;
 pub use http_client::{HttpAnswer, get, post, post_form, post_from, post_stream};
 pub use stack::{Stack, StackBuilder, reason};

@@ -92,6 +92,12 @@ impl Exchange {
         (self.provider.clone(), self.api.clone())
     }
 
+    /// The body that came.
+    #[must_use]
+    pub fn body(&self) -> Vec<u8> {
+        STANDARD.decode(&self.response.body_base64).unwrap_or_default()
+    }
+
     /// Replays it in every way.
     #[must_use]
     pub fn replay(&self) -> Outcome {
@@ -231,6 +237,15 @@ fn same(came: &Result<Answer, Failure>, at_once: &Result<Answer, Failure>) -> Re
         (Err(came), Err(at_once)) if came.reason == at_once.reason => Ok(()),
         _ => Err(format!("expected as whole {at_once:?}, came {came:?}")),
     }
+}
+
+/// Reads any bytes as a streamed answer, at once and byte by byte.
+///
+/// # Errors
+/// When the two differ.
+pub fn cut_anywhere(provider: &dyn Provider, api: Api, body: &[u8]) -> Result<(), String> {
+    let bytes: Vec<&[u8]> = body.chunks(1).collect();
+    same(&stream(provider, api, &bytes), &stream(provider, api, &[body]))
 }
 
 fn stream(provider: &dyn Provider, api: Api, parts: &[&[u8]]) -> Result<Answer, Failure> {

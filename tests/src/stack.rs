@@ -63,6 +63,7 @@ pub struct StackBuilder<'a> {
     trust: TrustConfig,
     issuers: Vec<OtherIssuer>,
     clients: gateway_svc::config::Clients,
+    egress: postern_egress::EgressConfig,
     /// How long a key signs and how long it is published before, in seconds.
     rotation: (u64, u64),
 }
@@ -203,6 +204,13 @@ impl<'a> StackBuilder<'a> {
         self
     }
 
+    /// Lets the adapter reach so far.
+    #[must_use]
+    pub fn egress(mut self, egress: postern_egress::EgressConfig) -> Self {
+        self.egress = egress;
+        self
+    }
+
     /// Gives open streams this many seconds when a process stops.
     #[must_use]
     pub const fn grace(mut self, grace_seconds: u64) -> Self {
@@ -273,7 +281,7 @@ impl<'a> StackBuilder<'a> {
                 instance: link("adapter"),
                 tls: certificate("adapter"),
                 clients: Default::default(),
-                egress: Default::default(),
+                egress: self.egress.clone(),
                 telemetry,
                 drain: self.drain,
             };
@@ -461,6 +469,7 @@ impl Stack {
             issuers: Vec::new(),
             clients: gateway_svc::config::Clients { grpc: CLIENTS, http: CLIENTS },
             rotation: (24 * 3600, 900),
+            egress: postern_egress::EgressConfig { offline: false, networks: Vec::new() },
         }
     }
 

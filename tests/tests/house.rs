@@ -39,7 +39,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "postern-tests",
-        &["postern-proto", "postern-token", "postern-runtime", "instance-svc", "gateway-svc", "model-adapter"],
+        &[
+            "postern-proto",
+            "postern-token",
+            "postern-egress",
+            "postern-runtime",
+            "instance-svc",
+            "gateway-svc",
+            "model-adapter",
+        ],
     ),
 ];
 

@@ -79,6 +79,12 @@ pub fn truncated() -> Failure {
         .with_blame(Blame::Upstream)
 }
 
+/// Why the last event of a body, which no blank line ended, could not be taken: where it is no JSON, it broke off.
+pub fn broken_off(data: &str, failure: Failure) -> Failure {
+    let is_json = serde_json::from_str::<serde::de::IgnoredAny>(data).is_ok();
+    if failure.reason == Reason::ModelAnswerInvalid && !is_json { truncated() } else { failure }
+}
+
 /// What is wrong with the frames of a stream.
 pub fn fault(fault: sse::Fault) -> Failure {
     match fault {
@@ -119,13 +125,14 @@ impl<T: TakeEvent> crate::provider::StreamDecoder for EventStream<T> {
                 self.inner.take(&event, out)?;
             }
         }
-        fed.map_err(fault)
+        // What follows the end is nobody's concern.
+        if self.is_done() { Ok(()) } else { fed.map_err(fault) }
     }
 
     fn finish(&mut self, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
         let last = self.events.finish().map_err(fault)?;
         if let Some(event) = last.filter(|_| !self.inner.is_done()) {
-            self.inner.take(&event, out)?;
+            self.inner.take(&event, out).map_err(|failure| broken_off(&event.data, failure))?;
         }
         if self.inner.is_done() { Ok(()) } else { self.inner.close(out) }
     }

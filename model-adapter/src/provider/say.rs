@@ -4,7 +4,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use postern_proto::Failure;
-use postern_proto::completion::v1::{ContentPart, Image, Message, Parameters, Role, content_part, image};
+use postern_proto::completion::v1::response_format::JsonSchema;
+use postern_proto::completion::v1::{
+    ContentPart, Image, Message, Parameters, ResponseFormat, Role, content_part, image, response_format,
+};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Map, Value};
 
@@ -98,6 +101,26 @@ pub fn json_object(field: &str, text: &str) -> Result<Map<String, Value>, Failur
             Value::Object(object) => Ok(object),
             _ => Err(Failure::field(field, "is not a JSON object")),
         },
+    }
+}
+
+/// The schema that an answer must follow, for formats that know no other demand.
+///
+/// # Errors
+/// REQUEST_INVALID for any JSON object at all.
+pub fn schema<'a>(
+    demanded: Option<&'a ResponseFormat>,
+    provider: &str,
+) -> Result<Option<(&'a JsonSchema, Value)>, Failure> {
+    match demanded.and_then(|format| format.format.as_ref()) {
+        None => Ok(None),
+        Some(response_format::Format::JsonSchema(schema)) => {
+            Ok(Some((schema, json_text("response_format.schema_json", &schema.schema_json)?)))
+        }
+        Some(response_format::Format::JsonObject(_)) => {
+            let problem = format!("the provider {provider} wants a schema (json_schema) for JSON");
+            Err(Failure::field("response_format", problem))
+        }
     }
 }
 

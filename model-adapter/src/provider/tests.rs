@@ -250,12 +250,18 @@ fn what_a_format_cannot_say_is_refused_or_said_to_be_dropped() {
         ("gemini", "/generationConfig/responseJsonSchema"),
         ("ollama", "/format"),
         ("cohere", "/response_format/json_schema"),
+        ("anthropic", "/output_config/format/schema"),
     ] {
         let (_, body) = call(provider, generation::Prompt::Chat(structured.clone()), Parameters::default()).unwrap();
         assert_eq!(body.pointer(place), Some(&self::schema()), "{provider}");
     }
+    let (_, body) = call("bedrock", generation::Prompt::Chat(structured), Parameters::default()).unwrap();
+    let told = &body["outputConfig"]["textFormat"];
+    assert_eq!((&told["type"], &told["structure"]["jsonSchema"]["schema"]), (&json!("json_schema"), &json!(SCHEMA)));
+    let format = Some(response_format::Format::JsonObject(response_format::JsonObject {}));
+    let any = ChatPrompt { response_format: Some(ResponseFormat { format }), ..conversation() };
     for provider in ["anthropic", "bedrock"] {
-        assert!(call(provider, generation::Prompt::Chat(structured.clone()), Parameters::default()).is_err());
+        assert!(call(provider, generation::Prompt::Chat(any.clone()), Parameters::default()).is_err(), "{provider}");
     }
 }
 

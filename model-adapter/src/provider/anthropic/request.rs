@@ -21,10 +21,11 @@ pub(super) fn body(identifier: &str, generation: &Generation, stream: bool) -> R
     };
     let ChatPrompt { messages, tools, tool_choice, response_format } = chat;
     let mut dropped = Dropped::of("anthropic");
-    if response_format.is_some() {
-        return Err(Failure::field("response_format", "the provider anthropic offers structured output through tools"));
-    }
     let mut body = Map::new();
+    if let Some((_, schema)) = say::schema(response_format.as_ref(), "anthropic")? {
+        let format = json!({ "type": "json_schema", "schema": schema });
+        body.insert("output_config".to_owned(), json!({ "format": format }));
+    }
     body.insert("model".to_owned(), identifier.into());
     let (system, messages) = conversation(messages)?;
     if !system.is_empty() {

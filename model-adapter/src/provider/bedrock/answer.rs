@@ -82,7 +82,8 @@ impl StreamDecoder for Messages {
                 self.take(&message, out)?;
             }
         }
-        fed.map_err(invalid)
+        // What follows the end is nobody's concern.
+        if self.done { Ok(()) } else { fed.map_err(invalid) }
     }
 
     fn finish(&mut self, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {

@@ -16,10 +16,16 @@ pub(super) fn body(generation: &Generation) -> Result<(Bytes, Vec<String>), Fail
     };
     let ChatPrompt { messages, tools, tool_choice, response_format } = chat;
     let mut dropped = Dropped::of("bedrock");
-    if response_format.is_some() {
-        return Err(Failure::field("response_format", "the provider bedrock offers structured output through tools"));
-    }
     let mut body = Map::new();
+    if let Some((said, _)) = say::schema(response_format.as_ref(), "bedrock")? {
+        // The schema goes as text.
+        let mut schema = json!({ "name": said.name, "schema": said.schema_json });
+        if !said.description.is_empty() {
+            schema["description"] = said.description.as_str().into();
+        }
+        let format = json!({ "type": "json_schema", "structure": { "jsonSchema": schema } });
+        body.insert("outputConfig".to_owned(), json!({ "textFormat": format }));
+    }
     let (system, messages) = conversation(messages)?;
     if !system.is_empty() {
         body.insert("system".to_owned(), json!([{ "text": system }]));

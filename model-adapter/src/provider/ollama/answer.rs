@@ -80,7 +80,8 @@ impl StreamDecoder for Lines {
         for line in whole {
             self.take(&line, out)?;
         }
-        fed.map_err(fault)
+        // What follows the end is nobody's concern.
+        if self.is_done() { Ok(()) } else { fed.map_err(fault) }
     }
 
     fn finish(&mut self, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {

@@ -15,7 +15,7 @@ use super::response::{
 };
 use crate::decode::sse;
 use crate::provider::StreamDecoder;
-use crate::provider::emit::{self, MAX_PARTS, fault, invalid, truncated};
+use crate::provider::emit::{self, MAX_PARTS, broken_off, fault, invalid, truncated};
 use crate::provider::error;
 
 #[derive(Deserialize)]
@@ -96,12 +96,16 @@ impl StreamDecoder for Decoder {
         for event in events {
             self.take(&event.data, out)?;
         }
-        fed.map_err(fault)
+        // What follows the end is nobody's concern.
+        if self.is_done() { Ok(()) } else { fed.map_err(fault) }
     }
 
     fn finish(&mut self, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        if self.done {
+            return Ok(());
+        }
         if let Some(event) = self.events.finish().map_err(fault)? {
-            self.take(&event.data, out)?;
+            self.take(&event.data, out).map_err(|failure| broken_off(&event.data, failure))?;
         }
         if self.done { Ok(()) } else { Err(truncated()) }
     }

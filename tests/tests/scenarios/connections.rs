@@ -1,0 +1,162 @@
+//! The way from the adapter to a model's server: what is shown there, whom it is believed, and how far it may lead.
+
+use std::sync::Arc;
+
+use postern_egress::EgressConfig;
+use postern_proto::instance::v1 as instance;
+use postern_proto::instance::v1::model_credential::Credential;
+use postern_proto::instance::v1::model_registry_service_client::ModelRegistryServiceClient;
+use postern_proto::{Failure, Reason};
+use postern_runtime::tls::{Tls, TlsConfig};
+use postern_tests::{Act, Authority, FakeModel, Stack, answer, head, reason, soon};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+async fn update(stack: &Stack, model: instance::Model, credential: instance::ModelCredential) -> Result<(), Failure> {
+    let message = instance::UpdateModelRequest { model: Some(model), credential: Some(credential) };
+    let request = stack.administer(message).await;
+    let updated = ModelRegistryServiceClient::new(stack.at_instance()).update_model(request).await;
+    updated.map(drop).map_err(|status| Failure::from_status(&status, Reason::Internal))
+}
+
+/// Asks until the adapter has heard of a change, within bounds.
+async fn ask_until(stack: &Stack, wanted: Option<Reason>) -> String {
+    let asked = async {
+        loop {
+            match stack.ask(&stack.token().await, Stack::chat("hi")).await {
+                Ok(text) if wanted.is_none() => return text,
+                Err(status) if Some(reason(&status)) == wanted => return status.message().to_owned(),
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    };
+    soon("an answer of the kind", asked).await
+}
+
+const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
+
+fn aws() -> instance::ModelCredential {
+    let key = instance::AwsAccessKey {
+        access_key_id: "AKIDEXAMPLE".to_owned(),
+        secret_access_key: SECRET.to_owned(),
+        session_token: "session".to_owned(),
+        region: "eu-central-1".to_owned(),
+    };
+    instance::ModelCredential { credential: Some(Credential::Aws(key)), client_certificate: None }
+}
+
+#[tokio::test]
+async fn requests_to_aws_are_signed_and_carry_the_headers_that_were_asked_for() {
+    let refusal = [
+        head(403, &[("content-type", "application/json")]),
+        Act::Send(format!(r#"{{"message":"no {SECRET}"}}"#).into_bytes()),
+    ];
+    let server = FakeModel::playing([refusal.to_vec()]).await;
+    let model = instance::Model {
+        provider: "bedrock".to_owned(),
+        headers: vec![instance::Header { name: "x-team".to_owned(), value: "search".to_owned() }],
+        ..Stack::model("demo", &server.url())
+    };
+    let stack = Stack::builder().registered(model.clone(), None).bind("chat", &["demo"]).start().await;
+    update(&stack, model.clone(), aws()).await.unwrap();
+    let told = async {
+        loop {
+            let told = ask_until(&stack, Some(Reason::ModelCredentialRejected)).await;
+            if server.requests().last().unwrap().headers.contains_key("authorization") {
+                return told;
+            }
+        }
+    };
+    let told = soon("a signed request", told).await;
+    assert!(!told.contains(SECRET), "{told}");
+    let asked = server.requests().pop().unwrap();
+    let shown = |name: &str| asked.headers[name].to_str().unwrap();
+    let authorization = shown("authorization");
+    assert!(authorization.starts_with("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/"), "{authorization}");
+    assert!(authorization.contains("/eu-central-1/bedrock/aws4_request"), "{authorization}");
+    assert_eq!((shown("x-amz-security-token"), shown("x-team")), ("session", "search"));
+    // A key of AWS is for AWS alone.
+    let other = instance::Model { provider: "openai".to_owned(), ..model };
+    assert_eq!(update(&stack, other, aws()).await.unwrap_err().fields[0].0, "credential.aws");
+}
+
+/// A model's server over TLS that demands a certificate; it answers everybody alike.
+async fn over_tls(config: &TlsConfig) -> String {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut server = (*Tls::load(config).unwrap().server()).clone();
+    server.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut request = vec![0; 64 * 1024];
+                if stream.read(&mut request).await.is_ok() {
+                    for act in answer(&["safe"]) {
+                        if let Act::Send(bytes) = act {
+                            let _ = stream.write_all(&bytes).await;
+                        }
+                    }
+                    let _ = stream.shutdown().await;
+                }
+            });
+        }
+    });
+    format!("https://localhost:{}/v1", address.port())
+}
+
+#[tokio::test]
+async fn a_server_is_believed_by_an_authority_of_its_own_and_shown_a_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::default();
+    let (server, client) = (authority.issue(dir.path(), "server"), authority.issue(dir.path(), "client"));
+    let server = TlsConfig { client_ca_file: server.ca_file.clone(), ..server };
+    let url = over_tls(&server).await;
+    let model = Stack::model("demo", &url);
+    let stack = Stack::builder().registered(model.clone(), None).bind("chat", &["demo"]).start().await;
+    // The system's authorities do not know it.
+    ask_until(&stack, Some(Reason::ModelUnreachable)).await;
+    let text = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
+    let known = instance::Model { ca_pem: text(client.ca_file.as_ref().unwrap()), ..model };
+    let shown = instance::ClientCertificate {
+        certificate_pem: text(&client.cert_file),
+        private_key_pem: text(&client.key_file),
+    };
+    let none = || Some(Credential::None(instance::NoCredential {}));
+    let with = |client_certificate| instance::ModelCredential { credential: none(), client_certificate };
+    update(&stack, known.clone(), with(Some(shown))).await.unwrap();
+    assert_eq!(ask_until(&stack, None).await, "safe");
+    // Without a certificate the server does not answer.
+    update(&stack, known, with(None)).await.unwrap();
+    ask_until(&stack, Some(Reason::ModelUnreachable)).await;
+}
+
+#[tokio::test]
+async fn an_adapter_that_is_offline_reaches_only_what_lies_inside() {
+    let server = FakeModel::saying(&["inside"]).await;
+    let egress = EgressConfig { offline: true, networks: vec!["127.0.0.0/8".parse().unwrap()] };
+    let outside = |name: &str, url: &str, networks: &[&str]| instance::Model {
+        endpoint_networks: networks.iter().map(|network| (*network).to_owned()).collect(),
+        ..Stack::model(name, url)
+    };
+    let stack = Stack::builder()
+        .egress(egress)
+        .registered(Stack::model("inside", &server.url()), None)
+        // By its address, by its networks, and by what its name stands for.
+        .registered(outside("by-address", "http://10.9.9.9/v1", &["0.0.0.0/0"]), None)
+        .registered(outside("by-network", "http://model.test/v1", &[]), None)
+        .registered(outside("by-name", "http://[::1]:9/v1", &["127.0.0.0/8", "::1/128"]), None)
+        .bind("chat", &["inside", "by-address", "by-network", "by-name"])
+        .start()
+        .await;
+    let ask = async |model: &str| {
+        let chat = postern_proto::gateway::v1::Chat { model: model.to_owned(), ..Stack::chat("hi") };
+        stack.ask(&stack.token().await, chat).await
+    };
+    assert_eq!(ask("inside").await.unwrap(), "inside");
+    for model in ["by-address", "by-network", "by-name"] {
+        let refused = reason(&ask(model).await.unwrap_err());
+        assert!(matches!(refused, Reason::AdapterUnavailable | Reason::EgressDenied), "{model}: {refused:?}");
+    }
+}
