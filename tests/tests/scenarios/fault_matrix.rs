@@ -1,13 +1,14 @@
 //! Every wire format meets every fault of a server: each is a typed failure, with whom to blame and what had been delivered.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, UNIX_EPOCH};
 
 use base64::Engine as _;
 use postern_proto::completion::v1::{completion_event::Event, delta};
 use postern_proto::gateway::v1 as gateway;
 use postern_proto::instance::v1 as instance;
 use postern_proto::{Blame, Failure, Reason};
+use postern_runtime::{Clock as _, SystemClock};
 use postern_tests::{Act, FakeModel, Stack, head, soon};
 use serde_json::Value;
 
@@ -80,7 +81,7 @@ fn refused(status: u16, headers: &[(&str, &str)]) -> Vec<Act> {
 
 #[tokio::test]
 async fn each_fault_has_its_reason_in_every_wire_format() {
-    let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(90));
+    let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(SystemClock.now() + 90));
     for Format { provider, kind, body } in formats() {
         let begun = || head(200, &[("content-type", &kind)]);
         let half = || Act::Send(body[..body.len() * 3 / 4].to_vec());
