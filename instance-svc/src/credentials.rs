@@ -53,7 +53,7 @@ impl Credentials {
         let kind = match kind {
             Kind::User => CredentialKind::Personal,
             Kind::Service => CredentialKind::Client,
-            Kind::Gateway | Kind::Adapter | Kind::Instance => CredentialKind::Fleet,
+            Kind::Gateway | Kind::ManagedGateway | Kind::Adapter | Kind::Instance => CredentialKind::Fleet,
         };
         Ok(Secret::from_random(kind, seal::random()?))
     }

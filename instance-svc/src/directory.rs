@@ -24,6 +24,8 @@ pub enum NewMember {
         audience: String,
         /// Empty: the relay does not use it.
         address: String,
+        /// Whether it is another instance's.
+        managed: bool,
     },
     /// A caller of models.
     Adapter {
@@ -80,7 +82,7 @@ pub fn groups(field: &str, names: Vec<String>) -> Result<Vec<String>, Failure> {
 /// The kinds of people and programs.
 pub const PEOPLE: &[Kind] = &[Kind::User, Kind::Service];
 /// The kinds of processes.
-pub const FLEET: &[Kind] = &[Kind::Gateway, Kind::Adapter, Kind::Instance];
+pub const FLEET: &[Kind] = &[Kind::Gateway, Kind::ManagedGateway, Kind::Adapter, Kind::Instance];
 
 /// The directory.
 pub struct Directory {
@@ -180,7 +182,11 @@ impl Directory {
                 });
                 record
             }
-            NewMember::Gateway { audience, address } => {
+            NewMember::Gateway { audience, address, managed } => {
+                if managed && (audience.is_empty() || address.is_empty()) {
+                    let problem = "a managed gateway is known by its audience and its address";
+                    return Err(Failure::field("gateway.managed", problem));
+                }
                 let audience = match audience.as_str() {
                     "" => format!("postern-gateway:{name}"),
                     given if given.len() <= 255 && given.bytes().all(|b| b.is_ascii_graphic()) => audience,
@@ -197,7 +203,18 @@ impl Directory {
                         Some(PeerAddress::try_from(address).map_err(|error| Failure::field("gateway.address", error))?)
                     }
                 };
-                let record = self.record("gwy", name.into(), Kind::Gateway, vec![Role::Gateway]).await?;
+                // One audience must not be here and elsewhere: a token for the one would be a token for the other.
+                let other = if managed { Kind::Gateway } else { Kind::ManagedGateway };
+                let taken = |member: &PrincipalRecord| member.audience.as_deref() == Some(audience.as_str());
+                if self.list(&[other]).await?.iter().any(taken) {
+                    let problem = "is that of a gateway of this instance and of another; give one of its own";
+                    return Err(Failure::field("gateway.audience", problem));
+                }
+                let (kind, roles) = match managed {
+                    true => (Kind::ManagedGateway, Vec::new()),
+                    false => (Kind::Gateway, vec![Role::Gateway]),
+                };
+                let record = self.record("gwy", name.into(), kind, roles).await?;
                 PrincipalRecord {
                     audience: Some(audience),
                     address: address.map(|address| address.as_str().to_owned()),
@@ -212,6 +229,11 @@ impl Directory {
                 PrincipalRecord { adapter_group: Some(group.into()), ..record }
             }
         };
+        if record.kind == Kind::ManagedGateway {
+            // It is called, and never calls.
+            self.add(record.clone(), None).await?;
+            return Ok((record, None));
+        }
         let (credential, secret) = self.issue(&record, NewCredential::plain(Purpose::Fleet, "", proof)).await?;
         match trusted {
             None => self.add(record.clone(), Some(credential)).await?,

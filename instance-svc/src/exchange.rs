@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use postern_proto::{Failure, Feature, Reason};
 use postern_runtime::instance::{FLEET_SCOPE, GENERATE_SCOPE};
+use postern_token::Realm;
 
 use crate::identity::{Identities, Shown};
 use crate::issuer::{Grant, Issuer, Minted};
+use crate::registry::BoundTo;
 use crate::store::{Found, Kind, PrincipalRecord, Purpose, Store};
 
 /// The scope of administrators' tokens at the instance.
@@ -122,7 +124,14 @@ impl Exchange {
         };
         let audience = audience(&found, &asked.audience, &self.own_audience, &gateways)?;
         let scope = scope(&found, &audience, &self.own_audience, &asked.scope)?;
+        let managed = gateways.iter().find(|gateway| {
+            gateway.kind == Kind::ManagedGateway && gateway.audience.as_deref() == Some(audience.as_str())
+        });
+        if let Some(gateway) = managed {
+            self.goes_there(gateway, &scope, &found.principal.groups).await?;
+        }
         let grant = Grant {
+            realm: if managed.is_some() { Realm::Managed } else { Realm::SelfManaged },
             subject: found.principal.id,
             groups: found.principal.groups,
             audience: audience.clone(),
@@ -164,7 +173,27 @@ impl Exchange {
 
     async fn gateways(&self) -> Result<Vec<PrincipalRecord>, Failure> {
         let all = self.store.principals().await?;
-        Ok(all.into_iter().filter(|principal| principal.kind == Kind::Gateway).collect())
+        let gateway = |principal: &PrincipalRecord| matches!(principal.kind, Kind::Gateway | Kind::ManagedGateway);
+        Ok(all.into_iter().filter(gateway).collect())
+    }
+
+    /// Whether all these features are bound to this gateway of another instance, and for members of these groups. Its own instance knows
+    /// nothing of bindings and groups here, so a token for it is held to them when it is made.
+    async fn goes_there(&self, gateway: &PrincipalRecord, scope: &[String], groups: &[String]) -> Result<(), Failure> {
+        let bindings = crate::registry::bindings(&*self.store).await?;
+        for feature in Feature::ALL.into_iter().filter(|feature| scope.iter().any(|one| one == feature.scope())) {
+            let binding = bindings.get(&feature);
+            let bound = binding.filter(|binding| binding.to == BoundTo::Managed(gateway.name.clone()));
+            let Some(bound) = bound else {
+                let message = format!("the feature `{feature}` is not bound to the gateway `{}`", gateway.name);
+                return Err(Failure::new(Reason::ScopeDenied, message));
+            };
+            if !bound.groups.is_empty() && !groups.iter().any(|group| bound.groups.contains(group)) {
+                let message = format!("the feature `{feature}` is for groups that you are not in");
+                return Err(Failure::new(Reason::GroupMissing, message));
+            }
+        }
+        Ok(())
     }
 
     fn lifetime(&self, purpose: Purpose, asked: Option<u64>) -> Result<u64, Failure> {
@@ -194,7 +223,7 @@ pub fn purpose(scope: &[String]) -> Purpose {
 fn audience(found: &Found, asked: &str, own: &str, gateways: &[PrincipalRecord]) -> Result<String, Failure> {
     let denied = |message: &str| Failure::new(Reason::AudienceDenied, message);
     match (found.credential.purpose, asked) {
-        (Purpose::Inference, "") => match gateways {
+        (Purpose::Inference, "") => match own_gateways(gateways).as_slice() {
             [only] => Ok(only.audience.clone().unwrap_or_default()),
             [] => Err(denied("there is no gateway yet; an administrator adds one with `postern fleet add gateway`")),
             _ => Err(Failure::field("audience", "there are several gateways; say which one's audience is meant")),
@@ -214,6 +243,11 @@ fn audience(found: &Found, asked: &str, own: &str, gateways: &[PrincipalRecord])
                 .ok_or_else(|| denied("this member of the fleet may not call that audience"))
         }
     }
+}
+
+/// Those that are meant where nobody says which.
+fn own_gateways(gateways: &[PrincipalRecord]) -> Vec<&PrincipalRecord> {
+    gateways.iter().filter(|gateway| gateway.kind == Kind::Gateway).collect()
 }
 
 /// The scopes of the new token: those asked for, each of which must be allowed.

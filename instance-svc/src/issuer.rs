@@ -23,6 +23,8 @@ pub struct Identity {
 /// Whom a token is for and what it may do.
 #[derive(Debug, Clone)]
 pub struct Grant {
+    /// Whose gateway it is for.
+    pub realm: Realm,
     /// The `sub`.
     pub subject: String,
     /// The groups that it is in.
@@ -98,7 +100,7 @@ impl Issuer {
             client_id: grant.actor.clone().unwrap_or(grant.subject),
             scope: grant.scope.join(" "),
             postern_instance: Some(self.identity.instance_id.clone()),
-            postern_realm: Some(Realm::SelfManaged),
+            postern_realm: Some(grant.realm),
             postern_credential: Some(grant.credential),
             postern_groups: grant.groups,
             act: grant.actor.map(|sub| Actor { sub }),

@@ -56,6 +56,7 @@ async fn parts(dir: &std::path::Path) -> (Issuer, Verifier) {
 
 fn grant() -> Grant {
     Grant {
+        realm: postern_token::Realm::SelfManaged,
         subject: "usr_01890a5d".to_owned(),
         groups: Vec::new(),
         audience: AUDIENCE.to_owned(),

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use crate::model::ModelSpec;
 use crate::model_credential::ModelCredential;
 use crate::seal::Sealer;
-use crate::store::{Change, Millis, ModelRecord, Store};
+use crate::store::{Change, Kind, Millis, ModelRecord, Store};
 
 /// What a feature is bound to, and for whom, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub enum BoundTo {
     Disabled,
     /// Models of this instance, in order of preference.
     SelfHosted(Vec<String>),
+    /// A gateway of another instance, by its name in the fleet.
+    Managed(String),
 }
 
 /// A binding as any version of Postern stored it.
@@ -227,6 +229,14 @@ impl Registry {
                 }
             }
         }
+        if let BoundTo::Managed(gateway) = &binding.to {
+            let fleet = self.store.principals().await?;
+            if !fleet.iter().any(|member| member.kind == Kind::ManagedGateway && member.name == *gateway) {
+                let problem =
+                    "there is no managed gateway of that name; `postern fleet add gateway --managed` adds one";
+                return Err(Failure::field("feature.managed.gateway", problem));
+            }
+        }
         Ok(self.store.bind_feature(feature.name(), Change::Set(json(binding)?)).await?)
     }
 
@@ -248,15 +258,23 @@ impl Registry {
     /// # Errors
     /// STORE_UNAVAILABLE.
     pub async fn bindings(&self) -> Result<BTreeMap<Feature, Binding>, Failure> {
-        let mut bindings = BTreeMap::new();
-        for (name, binding) in self.store.features().await? {
-            // A feature of a newer version of Postern is not this one's business.
-            if let Ok(feature) = name.parse() {
-                bindings.insert(feature, serde_json::from_str(&binding).map_err(Failure::internal)?);
-            }
-        }
-        Ok(bindings)
+        bindings(&*self.store).await
     }
+}
+
+/// The bindings in a store, by feature.
+///
+/// # Errors
+/// STORE_UNAVAILABLE.
+pub async fn bindings(store: &dyn Store) -> Result<BTreeMap<Feature, Binding>, Failure> {
+    let mut bindings = BTreeMap::new();
+    for (name, binding) in store.features().await? {
+        // A feature of a newer version of Postern is not this one's business.
+        if let Ok(feature) = name.parse() {
+            bindings.insert(feature, serde_json::from_str(&binding).map_err(Failure::internal)?);
+        }
+    }
+    Ok(bindings)
 }
 
 fn record_name(model: &str) -> String {
@@ -287,6 +305,7 @@ mod tests {
         for (text, to, groups) in [
             (r#""disabled""#, BoundTo::Disabled, vec![]),
             (r#"{"self_hosted":["m"]}"#, models.clone(), vec![]),
+            (r#"{"to":{"managed":"g"},"groups":[]}"#, BoundTo::Managed("g".to_owned()), vec![]),
             (r#"{"to":{"self_hosted":["m"]},"groups":["g"]}"#, models, vec!["g".to_owned()]),
         ] {
             let binding: Binding = serde_json::from_str(text).unwrap();

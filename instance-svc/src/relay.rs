@@ -9,14 +9,15 @@ use postern_proto::{Failure, Feature, Reason};
 use postern_runtime::config::PeerAddress;
 use postern_runtime::grpc::{self, Dialer};
 use postern_runtime::instance::RELAY_SCOPE;
-use postern_token::Secret;
+use postern_token::{Realm, Secret};
 use tonic::transport::Channel;
 
 use crate::audit::{Audit, Event};
 use crate::exchange::{Asked, Exchange};
 use crate::identity::Shown;
 use crate::issuer::{Grant, Issuer};
-use crate::store::{Kind, Purpose, Store};
+use crate::registry::BoundTo;
+use crate::store::{Kind, PrincipalRecord, Purpose, Store};
 use crate::trust::Trust;
 
 /// The relay.
@@ -55,8 +56,8 @@ pub struct Onward {
     pub channel: Channel,
     /// The access token to show there.
     pub token: String,
-    /// The token that vouches for the caller's address.
-    pub voucher: String,
+    /// The token that vouches for the caller's address; a gateway of another instance would not believe it.
+    pub voucher: Option<String>,
 }
 
 impl Relay {
@@ -85,23 +86,41 @@ impl Relay {
         features: &[Feature],
         caller: Option<IpAddr>,
     ) -> Result<Onward, Failure> {
-        let principals = self.store.principals().await?;
-        let gateway = principals
-            .into_iter()
-            .filter(|principal| principal.kind == Kind::Gateway)
-            .find_map(|gateway| Some((gateway.audience?, gateway.address?)));
-        let (audience, address) = gateway.ok_or_else(|| {
-            Failure::new(
-                Reason::GatewayUnavailable,
-                "no gateway of this instance has an address; add one with `postern fleet add gateway --address`",
-            )
-        })?;
+        let (kind, audience, address) = self.gateway_of(features).await?;
         let token = if Secret::looks_like_one(presented) {
             self.minted_for(presented, features, caller, &audience).await?
         } else {
             presented.to_owned()
         };
-        Ok(Onward { channel: self.channel(&address)?, token, voucher: self.voucher(&audience).await? })
+        let voucher = match kind {
+            Kind::Gateway => Some(self.voucher(&audience).await?),
+            _ => None,
+        };
+        Ok(Onward { channel: self.channel(&address)?, token, voucher })
+    }
+
+    /// Where requests for these features go: to the gateway of another instance that a feature is bound to, else to this instance's own.
+    /// Nothing falls back from the one to the other.
+    async fn gateway_of(&self, features: &[Feature]) -> Result<(Kind, String, String), Failure> {
+        let members = self.store.principals().await?;
+        let reached = |member: PrincipalRecord| Some((member.kind, member.audience?, member.address?));
+        if let [feature] = features {
+            let bindings = crate::registry::bindings(&*self.store).await?;
+            if let Some(BoundTo::Managed(name)) = bindings.get(feature).map(|binding| &binding.to) {
+                let bound = |member: &PrincipalRecord| member.kind == Kind::ManagedGateway && member.name == *name;
+                return members.into_iter().find(bound).and_then(reached).ok_or_else(|| {
+                    let message =
+                        format!("the feature `{feature}` is bound to a gateway that is not in the fleet any more");
+                    Failure::new(Reason::GatewayUnavailable, message)
+                });
+            }
+        }
+        members.into_iter().filter(|member| member.kind == Kind::Gateway).find_map(reached).ok_or_else(|| {
+            Failure::new(
+                Reason::GatewayUnavailable,
+                "no gateway of this instance has an address; add one with `postern fleet add gateway --address`",
+            )
+        })
     }
 
     /// A token for whom this credential is. The credential is looked up each time; the token serves again while nothing that it says,
@@ -144,6 +163,7 @@ impl Relay {
             return Ok(voucher.token.clone());
         }
         let grant = Grant {
+            realm: Realm::SelfManaged,
             subject: self.instance_id.clone(),
             groups: Vec::new(),
             audience: audience.to_owned(),

@@ -58,6 +58,7 @@ pub struct StackBuilder<'a> {
     mutual_tls: bool,
     certified_fleet: bool,
     issuer_url: &'static str,
+    audience: &'static str,
     key: fn() -> &'static Forge,
     notes: bool,
     trust: TrustConfig,
@@ -197,6 +198,13 @@ impl<'a> StackBuilder<'a> {
         self
     }
 
+    /// Lets the gateway be of this audience.
+    #[must_use]
+    pub const fn audience(mut self, audience: &'static str) -> Self {
+        self.audience = audience;
+        self
+    }
+
     /// Rotates keys after this many seconds, each published for so many before.
     #[must_use]
     pub const fn rotating(mut self, rotation_seconds: u64, lead_seconds: u64) -> Self {
@@ -251,7 +259,8 @@ impl<'a> StackBuilder<'a> {
                 false => by_secret,
             }
         };
-        let gateway_kind = instance::fleet_member::Gateway { audience: AUDIENCE.to_owned(), address };
+        let gateway_kind =
+            instance::fleet_member::Gateway { audience: self.audience.to_owned(), address, managed: false };
         office
             .add_member("gateway", instance::create_fleet_member_request::Kind::Gateway(gateway_kind), &link("gateway"))
             .await;
@@ -463,6 +472,7 @@ impl Stack {
             mutual_tls: false,
             certified_fleet: false,
             issuer_url: ISSUER,
+            audience: AUDIENCE,
             key: Forge::instance,
             notes: false,
             trust: TrustConfig { when_stale: WhenStale::Serve, stale_seconds: 5 },

@@ -481,11 +481,14 @@ pub enum Model {
 pub enum Feature {
     /// Bind a feature to models, in order of preference.
     Bind {
-        /// chat or code_completion.
+        /// Such as chat; `postern feature list` shows all.
         feature: String,
         /// Registered models.
-        #[arg(required_unless_present = "disabled")]
+        #[arg(required_unless_present_any = ["disabled", "managed"])]
         models: Vec<String>,
+        /// Bind it to a gateway of another instance, by its name in the fleet.
+        #[arg(long, value_name = "GATEWAY", conflicts_with_all = ["models", "disabled"])]
+        managed: Option<String>,
         /// A group whose members may use it; may be given several times. Default: anyone.
         #[arg(long)]
         group: Vec<String>,
@@ -638,8 +641,11 @@ pub enum FleetAdd {
         /// The audience of its tokens. Default: postern-gateway:NAME.
         #[arg(long)]
         audience: Option<String>,
+        /// It is another instance's, which trusts this one: features can be bound to it.
+        #[arg(long, requires = "address", requires = "audience", conflicts_with = "credential_file")]
+        managed: bool,
         /// Write its credential to this new file (mode 0600).
-        #[arg(long, value_name = "FILE", required_unless_present_any = ["certificate", "issuer"])]
+        #[arg(long, value_name = "FILE", required_unless_present_any = ["certificate", "issuer", "managed"])]
         credential_file: Option<PathBuf>,
         #[command(flatten)]
         proof: Proof,

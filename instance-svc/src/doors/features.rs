@@ -25,6 +25,7 @@ pub(crate) fn feature(name: Feature, binding: Option<&Binding>) -> pb::Feature {
         BoundTo::SelfHosted(models) => {
             pb::feature::Binding::SelfHosted(pb::feature::SelfHosted { models: models.clone() })
         }
+        BoundTo::Managed(gateway) => pb::feature::Binding::Managed(pb::feature::Managed { gateway: gateway.clone() }),
     });
     pb::Feature { name: name.name().to_owned(), binding, groups }
 }
@@ -38,6 +39,7 @@ fn bound(given: Option<pb::Feature>) -> Result<(Feature, Binding), Failure> {
     let to = match binding {
         Some(pb::feature::Binding::Disabled(pb::feature::Disabled {})) => BoundTo::Disabled,
         Some(pb::feature::Binding::SelfHosted(pb::feature::SelfHosted { models })) => BoundTo::SelfHosted(models),
+        Some(pb::feature::Binding::Managed(pb::feature::Managed { gateway })) => BoundTo::Managed(gateway),
         None => return Err(Failure::field("feature.binding", "is missing")),
     };
     Ok((named(&name)?, Binding { to, groups: crate::directory::groups("feature.groups", groups)? }))

@@ -44,10 +44,13 @@ impl FleetDoor {
                     jwks_json: String::new(),
                 })
             }
-            Kind::Gateway => pb::fleet_member::Kind::Gateway(pb::fleet_member::Gateway {
-                audience: record.audience.unwrap_or_default(),
-                address: record.address.unwrap_or_default(),
-            }),
+            kind @ (Kind::Gateway | Kind::ManagedGateway) => {
+                pb::fleet_member::Kind::Gateway(pb::fleet_member::Gateway {
+                    managed: kind == Kind::ManagedGateway,
+                    audience: record.audience.unwrap_or_default(),
+                    address: record.address.unwrap_or_default(),
+                })
+            }
             _ => pb::fleet_member::Kind::Adapter(pb::fleet_member::Adapter {
                 group: record.adapter_group.unwrap_or_default(),
             }),
@@ -70,8 +73,9 @@ impl FleetService for FleetDoor {
     ) -> Result<Response<pb::CreateFleetMemberResponse>, Status> {
         let pb::CreateFleetMemberRequest { name, kind, proof } = request.into_inner();
         let member = match kind {
-            Some(pb::create_fleet_member_request::Kind::Gateway(pb::fleet_member::Gateway { audience, address })) => {
-                NewMember::Gateway { audience, address }
+            Some(pb::create_fleet_member_request::Kind::Gateway(gateway)) => {
+                let pb::fleet_member::Gateway { audience, address, managed } = gateway;
+                NewMember::Gateway { audience, address, managed }
             }
             Some(pb::create_fleet_member_request::Kind::Adapter(pb::fleet_member::Adapter { group })) => {
                 NewMember::Adapter { group }

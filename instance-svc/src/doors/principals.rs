@@ -27,7 +27,7 @@ pub struct PrincipalDoor {
 fn principal(record: PrincipalRecord) -> pb::Principal {
     let kind = match record.kind {
         Kind::Service => pb::PrincipalKind::Service,
-        Kind::User | Kind::Gateway | Kind::Adapter | Kind::Instance => pb::PrincipalKind::User,
+        Kind::User | Kind::Gateway | Kind::ManagedGateway | Kind::Adapter | Kind::Instance => pb::PrincipalKind::User,
     };
     let role = |role: &Role| match role {
         Role::Admin => Some(pb::Role::Admin as i32),

@@ -43,8 +43,8 @@ impl RelayDoor {
             .max_encoding_message_size(grpc::MAX_MESSAGE_BYTES);
         tracing::info!(relay.features = features.len(), "relaying to the gateway");
         let mut request = grpc::onward(message, &id, &onward.token, grpc::timeout_of(&headers));
-        if let Some(caller) = caller {
-            vouch(request.metadata_mut().as_mut(), &onward.voucher, caller).map_err(grpc::refuse)?;
+        if let (Some(caller), Some(voucher)) = (caller, &onward.voucher) {
+            vouch(request.metadata_mut().as_mut(), voucher, caller).map_err(grpc::refuse)?;
         }
         Ok((client, request))
     }

@@ -38,6 +38,8 @@ pub enum Kind {
     Service,
     /// A public door.
     Gateway,
+    /// A public door of another instance, to which features are bound.
+    ManagedGateway,
     /// A caller of models.
     Adapter,
     /// Another instance, whose tokens the gateways take.
@@ -89,7 +91,7 @@ macro_rules! as_text {
     };
 }
 
-as_text!(Kind { User = "user", Service = "service", Gateway = "gateway", Adapter = "adapter", Instance = "instance" });
+as_text!(Kind { User = "user", Service = "service", Gateway = "gateway", ManagedGateway = "managed_gateway", Adapter = "adapter", Instance = "instance" });
 as_text!(Role { Admin = "admin", ModelManager = "model_manager", Auditor = "auditor", Gateway = "gateway", Adapter = "adapter", Instance = "instance" });
 as_text!(Purpose { Inference = "inference", Administration = "administration", Fleet = "fleet" });
 

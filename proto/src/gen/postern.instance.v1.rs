@@ -488,7 +488,7 @@ pub struct Feature {
     #[prost(string, repeated, tag = "4")]
     pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Absent: unbound, off.
-    #[prost(oneof = "feature::Binding", tags = "2, 3")]
+    #[prost(oneof = "feature::Binding", tags = "2, 3, 5")]
     pub binding: ::core::option::Option<feature::Binding>,
 }
 /// Nested message and enum types in `Feature`.
@@ -496,6 +496,13 @@ pub mod feature {
     /// Off.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Disabled {}
+    /// A gateway of another instance, which has the models. Nothing falls back to it or from it.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Managed {
+        /// A managed gateway of the fleet, by name. Required.
+        #[prost(string, tag = "1")]
+        pub gateway: ::prost::alloc::string::String,
+    }
     /// Models of this instance.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct SelfHosted {
@@ -512,6 +519,9 @@ pub mod feature {
         /// Models of this instance.
         #[prost(message, tag = "3")]
         SelfHosted(SelfHosted),
+        /// A gateway of another instance.
+        #[prost(message, tag = "5")]
+        Managed(Managed),
     }
 }
 /// Request of BindFeature.
@@ -5117,6 +5127,10 @@ pub mod fleet_member {
         /// Where the relay finds it: <http://host:port.> Default: empty, the relay does not use it.
         #[prost(string, tag = "2")]
         pub address: ::prost::alloc::string::String,
+        /// It is another instance's, which trusts this one: features bound to it go there by the relay, under tokens of the realm
+        /// `managed`. Audience and address are required then; it has no credential and no streams here. Default: false.
+        #[prost(bool, tag = "3")]
+        pub managed: bool,
     }
     /// An adapter.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -44,7 +44,8 @@ async fn add(provider: &Stack, instance: pb::fleet_member::Instance) -> Result<S
 
 async fn two(model: FakeModel) -> Two {
     let provider = Stack::builder().model("demo", &model).start().await;
-    let customer = Stack::builder().issuer_url(CUSTOMER, Forge::stranger).start().await;
+    let customer =
+        Stack::builder().issuer_url(CUSTOMER, Forge::stranger).audience("postern-gateway:customer").start().await;
     let credential = add(&provider, entitled(&customer)).await.unwrap();
     Two { provider, customer, credential, _model: model }
 }
@@ -239,7 +240,8 @@ async fn an_instance_is_added_with_what_it_is_entitled_to() {
 async fn news_of_other_instances_grows_as_old_as_that_of_ones_own() {
     let model = FakeModel::saying(&["fine"]).await;
     let provider = Stack::builder().model("demo", &model).refuse_when_stale(5).grace(0).start().await;
-    let customer = Stack::builder().issuer_url(CUSTOMER, Forge::stranger).start().await;
+    let customer =
+        Stack::builder().issuer_url(CUSTOMER, Forge::stranger).audience("postern-gateway:customer").start().await;
     let credential = add(&provider, entitled(&customer)).await.unwrap();
     let two = Two { provider, customer, credential, _model: model };
     let publisher = two.publisher().await;
@@ -259,4 +261,78 @@ async fn news_of_other_instances_grows_as_old_as_that_of_ones_own() {
     drop(gateway_config);
     gateway.stop().await;
     publisher.stop().await;
+}
+
+#[tokio::test]
+async fn a_feature_that_is_bound_to_a_managed_gateway_goes_there_and_no_other_does() {
+    let two = two(FakeModel::saying(&["from ", "afar"]).await).await;
+    let _publisher = two.publisher().await;
+    let customer = &two.customer;
+    let own = FakeModel::saying(&["from here"]).await;
+    let request = customer
+        .administer(pb::CreateModelRequest { model: Some(Stack::model("local", &own.url())), credential: None });
+    let mut registry = pb::model_registry_service_client::ModelRegistryServiceClient::new(customer.at_instance());
+    registry.create_model(request.await).await.unwrap();
+    let audience = two.provider.claims()["aud"].as_str().unwrap().to_owned();
+    let add = async |gateway: pb::fleet_member::Gateway| {
+        let kind = Some(pb::create_fleet_member_request::Kind::Gateway(gateway));
+        let message = pb::CreateFleetMemberRequest { name: "afar".to_owned(), kind, proof: None };
+        let request = customer.administer(message).await;
+        let made = FleetServiceClient::new(customer.at_instance()).create_fleet_member(request).await;
+        made.map(|made| made.into_inner().credential).map_err(|status| reason(&status))
+    };
+    let gateway = pb::fleet_member::Gateway {
+        audience: audience.clone(),
+        address: format!("http://{}", two.provider.gateway.grpc),
+        managed: true,
+    };
+    let nameless = pb::fleet_member::Gateway { audience: String::new(), ..gateway.clone() };
+    assert_eq!(add(nameless).await, Err(Reason::RequestInvalid));
+    let taken = pb::fleet_member::Gateway { audience: "postern-gateway:customer".to_owned(), ..gateway.clone() };
+    assert_eq!(add(taken).await, Err(Reason::RequestInvalid), "whose a token is, its audience must say");
+    assert_eq!(add(gateway).await.as_deref(), Ok(""), "it never calls, and has no credential");
+    let bind = async |name: &str, binding: pb::feature::Binding, groups: &[&str]| {
+        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+        let feature = pb::Feature { name: name.to_owned(), binding: Some(binding), groups };
+        let request = customer.administer(pb::BindFeatureRequest { feature: Some(feature) }).await;
+        let mut features = pb::feature_service_client::FeatureServiceClient::new(customer.at_instance());
+        features.bind_feature(request).await.map(drop).map_err(|status| reason(&status))
+    };
+    let managed = |gateway: &str| pb::feature::Binding::Managed(pb::feature::Managed { gateway: gateway.to_owned() });
+    assert_eq!(bind("chat", managed("nobody"), &[]).await, Err(Reason::RequestInvalid));
+    bind("chat", managed("afar"), &[]).await.unwrap();
+    let models = pb::feature::SelfHosted { models: vec!["local".to_owned()] };
+    bind("code_completion", pb::feature::Binding::SelfHosted(models), &[]).await.unwrap();
+
+    let mut relay = gateway::completion_service_client::CompletionServiceClient::new(customer.at_instance());
+    let mut chat = async || {
+        let request = gateway::ChatRequest { chat: Some(Stack::chat("hi")) };
+        let answer = relay.chat(Stack::request(request, &customer.user)).await.map_err(|status| reason(&status))?;
+        Ok::<_, Reason>(answer.into_inner().completion.unwrap().choices[0].text.clone())
+    };
+    let answered = async { while chat().await.as_deref() != Ok("from afar") {} };
+    soon("the managed gateway to know the keys", answered).await;
+    // Hybrid: the other feature stays here.
+    let mut relay = gateway::completion_service_client::CompletionServiceClient::new(customer.at_instance());
+    let code = gateway::Code { prefix: "x".to_owned(), ..Default::default() };
+    let completed = async {
+        loop {
+            let request = gateway::CompleteCodeRequest { code: Some(code.clone()) };
+            if let Ok(answer) = relay.complete_code(Stack::request(request, &customer.user)).await {
+                return answer.into_inner().completion.unwrap().choices[0].text.clone();
+            }
+        }
+    };
+    assert_eq!(soon("an answer from here", completed).await, "from here");
+    assert!(own.requests().iter().all(|asked| asked.path == "/v1/completions"), "no chat came here");
+
+    // A token for that gateway is of the managed realm, and for what is bound to it alone.
+    let token = customer.exchange(&customer.user, &audience, &["feature:chat"]).await;
+    let shown = Forge::claims(&token.unwrap());
+    assert_eq!((&shown["postern_realm"], &shown["aud"]), (&json!("managed"), &json!(audience)));
+    let refused = customer.exchange(&customer.user, &audience, &["feature:code_completion"]).await;
+    assert_eq!(reason(&refused.unwrap_err()), Reason::ScopeDenied);
+    bind("chat", managed("afar"), &["staff"]).await.unwrap();
+    let refused = customer.exchange(&customer.user, &audience, &["feature:chat"]).await;
+    assert_eq!(reason(&refused.unwrap_err()), Reason::GroupMissing);
 }

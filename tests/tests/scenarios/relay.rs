@@ -131,7 +131,7 @@ async fn row_16_the_user_is_a_signed_subject_and_the_instance_a_signed_actor() {
             .serve_with_incoming(tonic::transport::server::TcpIncoming::from(listener)),
     );
     // Its name sorts before the real gateway's, so the relay uses it.
-    let gateway = instance::fleet_member::Gateway { audience: String::new(), address };
+    let gateway = instance::fleet_member::Gateway { audience: String::new(), address, managed: false };
     let message = instance::CreateFleetMemberRequest {
         name: "a-keeper".to_owned(),
         kind: Some(instance::create_fleet_member_request::Kind::Gateway(gateway)),

@@ -13,10 +13,11 @@ use crate::output::{Output, Problem};
 pub async fn run(client: &Client, command: Feature) -> Result<Output, Problem> {
     let mut features = FeatureServiceClient::new(client.instance());
     match command {
-        Feature::Bind { feature, models, group, disabled } => {
-            let binding = match disabled {
-                true => Binding::Disabled(pb::feature::Disabled {}),
-                false => Binding::SelfHosted(pb::feature::SelfHosted { models }),
+        Feature::Bind { feature, models, managed, group, disabled } => {
+            let binding = match (disabled, managed) {
+                (true, _) => Binding::Disabled(pb::feature::Disabled {}),
+                (false, Some(gateway)) => Binding::Managed(pb::feature::Managed { gateway }),
+                (false, None) => Binding::SelfHosted(pb::feature::SelfHosted { models }),
             };
             let feature = pb::Feature { name: feature, binding: Some(binding), groups: group };
             let request = client.administer(pb::BindFeatureRequest { feature: Some(feature) }).await?;
@@ -46,6 +47,7 @@ pub async fn run(client: &Client, command: Feature) -> Result<Output, Problem> {
 fn binding_text(feature: &pb::Feature) -> String {
     match &feature.binding {
         Some(Binding::SelfHosted(bound)) => bound.models.join(", "),
+        Some(Binding::Managed(bound)) => format!("managed by {}", bound.gateway),
         Some(Binding::Disabled(_)) => "disabled".to_owned(),
         None => "nothing (off)".to_owned(),
     }
@@ -54,6 +56,7 @@ fn binding_text(feature: &pb::Feature) -> String {
 fn view(feature: &pb::Feature) -> Value {
     let binding = match &feature.binding {
         Some(Binding::SelfHosted(bound)) => json!({ "self_hosted": bound.models }),
+        Some(Binding::Managed(bound)) => json!({ "managed": bound.gateway }),
         Some(Binding::Disabled(_)) => json!("disabled"),
         None => Value::Null,
     };

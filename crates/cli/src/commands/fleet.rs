@@ -18,9 +18,9 @@ pub async fn run(client: &Client, command: Fleet) -> Result<Output, Problem> {
     match command {
         Fleet::Add(command) => {
             let (name, kind, file, proof) = match *command {
-                FleetAdd::Gateway { name, address, audience, credential_file, proof } => {
+                FleetAdd::Gateway { name, address, audience, managed, credential_file, proof } => {
                     let (audience, address) = (audience.unwrap_or_default(), address.unwrap_or_default());
-                    (name, NewKind::Gateway(Gateway { audience, address }), credential_file, proof)
+                    (name, NewKind::Gateway(Gateway { audience, address, managed }), credential_file, proof)
                 }
                 FleetAdd::Instance {
                     name,
@@ -72,6 +72,9 @@ pub async fn run(client: &Client, command: Fleet) -> Result<Output, Problem> {
                     let text = format!("added {}; its credential is in {}", describe(&member), file.display());
                     Ok(Output::new(text, json))
                 }
+                None if matches!(&member.kind, Some(Kind::Gateway(gateway)) if gateway.managed) => {
+                    Ok(Output::new(format!("added {}", describe(&member)), json))
+                }
                 None => {
                     let root = made.trust_root;
                     let text = format!("added {}; for [instance]: trust_root = \"{root}\"", describe(&member));
@@ -99,6 +102,7 @@ pub async fn run(client: &Client, command: Fleet) -> Result<Output, Problem> {
 
 fn parts(member: &pb::FleetMember) -> (&'static str, String) {
     match &member.kind {
+        Some(Kind::Gateway(gateway)) if gateway.managed => ("managed gateway", gateway.audience.clone()),
         Some(Kind::Gateway(gateway)) => ("gateway", gateway.audience.clone()),
         Some(Kind::Adapter(adapter)) => ("adapter", format!("group {}", adapter.group)),
         Some(Kind::Instance(instance)) => ("instance", format!("{} {}", instance.issuer, instance.scopes.join(" "))),
