@@ -31,9 +31,9 @@ test-rust: $(VENV)/installed
 test-acceptance: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -q tests/acceptance
 
-# The system as processes that are killed, stopped, raced and flooded; `make soak` runs the same for as long as it is worth.
-test-extra: $(VENV)/installed
-	$(VENV)/bin/python -m pytest -q tests/chaos
+# The official JavaScript clients; the system as processes that are killed, stopped, raced and flooded; `make soak` runs the same for as long as it is worth.
+test-extra: $(VENV)/installed-extra
+	$(VENV)/bin/python -m pytest -q tests/extra tests/chaos
 
 soak: $(VENV)/installed
 	POSTERN_SOAK=1 $(VENV)/bin/python -m pytest -q -s --durations=0 tests/chaos
@@ -50,6 +50,10 @@ replay:
 generate:
 	POSTERN_GENERATE=1 cargo test --locked -p postern-proto --test generated
 	POSTERN_GENERATE=1 cargo test --locked -p instance-svc --lib capabilities
+
+$(VENV)/installed-extra: tests/extra/requirements.txt $(VENV)/installed
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -r $<
+	cp $< $@
 
 $(VENV)/installed: tests/acceptance/requirements.txt
 	rm -rf $(VENV)
