@@ -8,7 +8,7 @@ use postern_proto::completion::v1::{
 use crate::pipeline;
 
 /// Largest answer that is gathered, in bytes; a model that writes more is stopped.
-const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+pub(crate) const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 /// Choices or tool calls in one answer.
 const MAX_PARTS: u32 = 128;
 
@@ -42,7 +42,8 @@ pub async fn collect(mut events: pipeline::Completion) -> Result<Completion, Fai
     Ok(answer)
 }
 
-fn too_large() -> Failure {
+/// What is said of a larger one.
+pub(crate) fn too_large() -> Failure {
     Failure::new(postern_proto::Reason::ModelAnswerInvalid, "the model's answer is too large; ask for it as a stream")
 }
 

@@ -27,7 +27,7 @@ pub use relay::Completion;
 pub use session::Sessions;
 
 use crate::adapters::Adapters;
-use crate::ask::{Ask, Task, Texts};
+use crate::ask::{Ask, Texts};
 use crate::issuers::Issuers;
 use crate::prompt::{self, Prompts};
 use crate::routes::{Model, Routes};
@@ -126,11 +126,11 @@ impl Pipeline {
         // A newer request of the same editing session takes an older one's place.
         let session = self.sessions.enter(&permit, ask.session.as_deref());
         // Prompt: per model, for each family reads a layout of its own.
-        let (registry, task) = (self.prompts.current(), self.pinned(ask.task));
-        let build = |model: &Arc<Model>| prompt::build(&task, model, &ask.parameters, &registry);
-        let prompts = permit.models().iter().map(build).collect::<Result<Vec<_>, _>>()?;
+        let (registry, task) = (self.prompts.current(), ask.task);
+        let pinned = self.prompts.pinned(permit.feature());
+        let build = |model: &Model| prompt::build(&task, model, &ask.parameters, &registry, pinned);
         // Route: the order in which endpoints are tried.
-        let attempts = route::attempts(permit.models(), prompts, &self.admission);
+        let attempts = route::attempts(permit.models(), build, &self.admission)?;
         // Relay: the first attempt that brings content is the answer; its stream holds the place and the session, and ends when
         // the token is revoked.
         let standing = self.verifier.standing(verified);
@@ -146,17 +146,6 @@ impl Pipeline {
         let table = self.routes.current()?;
         authorise::permit(verified, (ask.feature(), ask.model.as_deref()), self.address_of(caller)?, &table)?;
         Ok(ask.estimated_tokens())
-    }
-
-    /// The task, with the version of its prompt that this gateway pins where the caller has no wish.
-    fn pinned(&self, task: Task) -> Task {
-        match task {
-            Task::Run { feature, variables, version } => {
-                let version = version.or_else(|| self.prompts.pinned(feature).cloned());
-                Task::Run { feature, variables, version }
-            }
-            task => task,
-        }
     }
 
     /// Embeds texts, by the same layers.

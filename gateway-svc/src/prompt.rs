@@ -7,12 +7,13 @@ mod trim;
 
 use std::collections::BTreeMap;
 
-use postern_prompt::{Registry, Sampling, Template, Wrong};
+use postern_prompt::{Registry, Sampling, Template, Wrong, fenced};
 use postern_proto::completion::v1::{ContentPart, Message, Parameters, Role, SourceFile, content_part};
 use postern_proto::instance::v1::CodeMode;
 use postern_proto::model::v1::{ChatPrompt, RawPrompt, generation};
 use postern_proto::{Failure, Feature, Reason};
 
+use semver::Version;
 pub use store::{Prompts, PromptsConfig};
 
 use crate::ask::Task;
@@ -41,11 +42,17 @@ impl Prompt {
     }
 }
 
-/// Builds the prompt of a task for a model.
+/// Builds the prompt of a task for a model. `pinned`: the version of the feature's prompt where the caller has no wish.
 ///
 /// # Errors
 /// PROMPT_NOT_FOUND; REQUEST_INVALID names the variable that is wrong.
-pub fn build(task: &Task, model: &Model, parameters: &Parameters, registry: &Registry) -> Result<Prompt, Failure> {
+pub fn build(
+    task: &Task,
+    model: &Model,
+    parameters: &Parameters,
+    registry: &Registry,
+    pinned: Option<&Version>,
+) -> Result<Prompt, Failure> {
     match task {
         // The server applies the model's own chat template.
         Task::Chat(chat) => Ok(Prompt::of(generation::Prompt::Chat(chat.clone()), parameters)),
@@ -53,15 +60,17 @@ pub fn build(task: &Task, model: &Model, parameters: &Parameters, registry: &Reg
         Task::Code { prefix, suffix, file_path, files } => {
             let suffix = suffix.as_deref().unwrap_or_default();
             let code = trim::trim((prefix, suffix), files, model.context_length, parameters.max_tokens);
-            let mut prompt = code_prompt(&code, file_path, model, parameters, registry)?;
+            let template = registry.pick(Feature::CodeCompletion, &model.family, pinned);
+            let mut prompt = code_prompt(&code, file_path, model, parameters, template)?;
             if code.was_trimmed {
                 prompt.warnings.push("the code was trimmed to what the model has room for".to_owned());
             }
             Ok(prompt)
         }
         Task::Run { feature, variables, version } => {
-            let template = registry.pick(*feature, &model.family, version.as_ref()).ok_or_else(|| {
-                let wanted = version.as_ref().map(|version| format!(" of version {version}")).unwrap_or_default();
+            let version = version.as_ref().or(pinned);
+            let template = registry.pick(*feature, &model.family, version).ok_or_else(|| {
+                let wanted = version.map(|version| format!(" of version {version}")).unwrap_or_default();
                 let message = format!("there is no prompt of the feature `{feature}`{wanted} for this model's family");
                 Failure::new(Reason::PromptNotFound, message)
             })?;
@@ -110,24 +119,32 @@ fn code_prompt(
     file_path: &str,
     model: &Model,
     parameters: &Parameters,
-    registry: &Registry,
+    template: Option<&Template>,
 ) -> Result<Prompt, Failure> {
     let trim::Shown { prefix, suffix, files, was_trimmed: _ } = *code;
     let (mut prompt, is_fenced) = match model.code {
         CodeMode::Chat => {
-            let template = registry.pick(Feature::CodeCompletion, &model.family, None);
-            let template = template.ok_or_else(|| Failure::internal("no prompt for code in a chat is shipped"))?;
+            let template = template.ok_or_else(|| {
+                Failure::new(Reason::PromptNotFound, "there is no prompt for code in a chat for this model's family")
+            })?;
             let given = [
                 ("prefix", prefix.to_owned()),
                 ("suffix", suffix.to_owned()),
-                ("file_path", file_path.to_owned()),
+                ("file_path", one_line(file_path)),
                 ("files", listed(files)),
             ];
-            let given = given.map(|(name, value)| (name.to_owned(), value)).into();
+            // A template need not want them all.
+            let wanted = given.into_iter().filter(|(name, _)| template.variables.contains_key(*name));
+            let given = wanted.map(|(name, value)| (name.to_owned(), value)).collect();
             (run(template, &given, parameters)?, true)
         }
         CodeMode::Server => {
-            let (text, suffix) = (prefix.to_owned(), Some(suffix.to_owned()));
+            // The server may put them into a layout as plain text.
+            let (text, suffix) = match fim::layout(&model.family) {
+                Some(layout) => (layout.neutralised(prefix).into_owned(), layout.neutralised(suffix).into_owned()),
+                None => (prefix.to_owned(), suffix.to_owned()),
+            };
+            let suffix = Some(suffix);
             let prompt = generation::Prompt::Raw(RawPrompt { text, suffix, files: files.to_vec() });
             (Prompt::of(prompt, parameters), false)
         }
@@ -161,8 +178,13 @@ fn in_layout(prefix: &str, suffix: &str, files: &[SourceFile], family: &str, par
 
 /// Related files as one text.
 fn listed(files: &[SourceFile]) -> String {
-    let one = |SourceFile { path, text }: &SourceFile| format!("{path}:\n{text}");
+    let one = |SourceFile { path, text }: &SourceFile| format!("{}:\n{}", one_line(path), fenced(text, None));
     files.iter().map(one).collect::<Vec<_>>().join("\n\n")
+}
+
+/// A path cannot end the line that it stands in.
+fn one_line(path: &str) -> String {
+    path.chars().filter(|c| !c.is_control()).collect()
 }
 
 #[cfg(test)]
@@ -172,7 +194,7 @@ mod tests {
 
     fn build_for(code: CodeMode, family: &str, task: &Task) -> Result<Prompt, Failure> {
         let model = Model { family: family.to_owned(), code, ..model("m", &[]) };
-        build(task, &model, &Parameters::default(), &Registry::shipped().unwrap())
+        build(task, &model, &Parameters::default(), &Registry::shipped().unwrap(), None)
     }
 
     fn task(prefix: &str, suffix: Option<&str>) -> Task {

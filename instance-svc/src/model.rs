@@ -155,6 +155,8 @@ impl ModelSpec {
             && self.provider == before.provider
             && self.endpoint_networks == before.endpoint_networks
             && self.ca_pem == before.ca_pem
+            // One of them may say to a proxy where to go.
+            && self.headers == before.headers
             && self.adapter_group == before.adapter_group
     }
 

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use postern_proto::{Failure, Feature, Reason};
 use postern_runtime::config::PeerAddress;
 use postern_runtime::grpc::{self, Dialer};
@@ -60,6 +62,18 @@ pub struct Onward {
     pub voucher: Option<String>,
 }
 
+/// Whether a token says that it is for this audience. Whether it is good, its gateway judges.
+fn is_for(token: &str, audience: &str) -> bool {
+    let payload = token.split('.').nth(1).and_then(|payload| URL_SAFE_NO_PAD.decode(payload).ok());
+    let claims = payload.and_then(|payload| serde_json::from_slice::<Audience>(&payload).ok());
+    claims.is_some_and(|claims| claims.aud == audience)
+}
+
+#[derive(serde::Deserialize)]
+struct Audience {
+    aud: String,
+}
+
 impl Relay {
     /// A relay over these parts.
     #[must_use]
@@ -89,8 +103,12 @@ impl Relay {
         let (kind, audience, address) = self.gateway_of(features).await?;
         let token = if Secret::looks_like_one(presented) {
             self.minted_for(presented, features, caller, &audience).await?
-        } else {
+        } else if kind == Kind::Gateway || is_for(presented, &audience) {
             presented.to_owned()
+        } else {
+            // Whoever runs that gateway could use it at the one that it is for.
+            let message = "the token is for another gateway than the one that the feature is bound to";
+            return Err(Failure::new(Reason::AudienceWrong, message));
         };
         let voucher = match kind {
             Kind::Gateway => Some(self.voucher(&audience).await?),

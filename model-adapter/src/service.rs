@@ -26,6 +26,9 @@ use crate::fit::fit;
 use crate::provider::{Api, Call, StreamDecoder, embeddings, emit};
 use crate::upstream;
 
+/// Largest answer with embeddings, in bytes: numbers as text take a dozen each.
+const MAX_EMBEDDINGS_BYTES: usize = 64 * 1024 * 1024;
+
 /// The service.
 #[derive(Clone)]
 pub struct Models {
@@ -44,7 +47,15 @@ impl Models {
         let call = endpoint.provider.embed(&endpoint.target(), asked)?;
         tracing::info!(model.name = endpoint.model, endpoint.id = endpoint.id, "calling the model");
         let response = upstream::send(&endpoint, call, id, self.clock.now()).await?;
-        let body = upstream::read_all(response.into_body()).await?;
+        let body = upstream::read_up_to(response.into_body(), MAX_EMBEDDINGS_BYTES).await;
+        // No other server would answer in less: it was asked for too much at once.
+        let body = body.map_err(|failure| match failure.reason {
+            Reason::ModelAnswerInvalid => {
+                let message = "the embeddings of so many texts are too large for one answer; ask for fewer";
+                Failure::new(Reason::RequestTooLarge, message).with_blame(Blame::Client)
+            }
+            _ => failure,
+        })?;
         let read = embeddings::read(&body).map_err(|failure| upstream::scrubbed(&endpoint, failure))?;
         if read.vectors.len() != asked.inputs.len() {
             return Err(emit::invalid("not one embedding for each text"));

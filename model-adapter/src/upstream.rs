@@ -60,7 +60,15 @@ pub async fn send(endpoint: &Endpoint, call: Call, id: &RequestId, now: u64) -> 
 /// # Errors
 /// MODEL_STREAM_TRUNCATED when it breaks off, MODEL_ANSWER_INVALID when it is too large.
 pub async fn read_all(body: Incoming) -> Result<Bytes, Failure> {
-    match Limited::new(body, MAX_ANSWER_BYTES).collect().await {
+    read_up_to(body, MAX_ANSWER_BYTES).await
+}
+
+/// Reads a whole answer of at most this many bytes.
+///
+/// # Errors
+/// As [`read_all`].
+pub async fn read_up_to(body: Incoming, most: usize) -> Result<Bytes, Failure> {
+    match Limited::new(body, most).collect().await {
         Ok(whole) => Ok(whole.to_bytes()),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
             Err(Failure::new(Reason::ModelAnswerInvalid, "the model's answer is too large").with_blame(Blame::Upstream))

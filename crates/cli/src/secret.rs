@@ -21,6 +21,18 @@ pub fn from_file(path: &Path) -> Result<SecretString, Problem> {
     first_line(&text).ok_or_else(|| Problem::new(format!("{} holds no secret", path.display())))
 }
 
+/// The whole of a file, such as a key of many lines.
+pub fn whole_file(path: &Path) -> Result<SecretString, Problem> {
+    let failed = |error: std::io::Error| Problem::new(format!("{}: {error}", path.display()));
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    file.take(MAX_BYTES).read_to_string(&mut text).map_err(failed)?;
+    match text.trim().is_empty() {
+        true => Err(Problem::new(format!("{} holds no secret", path.display()))),
+        false => Ok(text.into()),
+    }
+}
+
 /// Asks at the terminal without showing what is typed, or reads standard input when it is not a terminal.
 pub fn ask(prompt: &str) -> Result<SecretString, Problem> {
     if !std::io::stdin().is_terminal() {

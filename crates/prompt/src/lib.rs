@@ -5,4 +5,4 @@ mod registry;
 mod template;
 
 pub use registry::{Origin, Registry, Unusable, read_overlay};
-pub use template::{Rendered, Sampling, Template, TemplateProblem, Variable, Wrong};
+pub use template::{Rendered, Sampling, Template, TemplateProblem, Variable, Wrong, fenced};

@@ -100,6 +100,9 @@ pub enum TemplateProblem {
     /// A variable that no part names.
     #[error("declares `{0}`, which it does not use")]
     Unused(String),
+    /// A part could grow without bound.
+    #[error("`{0}`: `~`, `*`, `+` and `set` are not offered: a text could grow by them without bound")]
+    Grows(&'static str),
     /// There is no question.
     #[error("has no `user`")]
     NoQuestion,
@@ -181,12 +184,14 @@ impl Template {
             return Err(TemplateProblem::NoQuestion);
         }
         let environment = environment();
-        let functions: BTreeSet<String> = environment.globals().map(|(name, _)| name.to_owned()).collect();
         let mut used = BTreeSet::new();
         for (part, source) in [("system", &system), ("user", &user)] {
             let syntax = |error: minijinja::Error| TemplateProblem::Syntax { part, problem: error.to_string() };
             let template = environment.template_from_str(source).map_err(syntax)?;
-            used.extend(template.undeclared_variables(false).into_iter().filter(|name| !functions.contains(name)));
+            used.extend(template.undeclared_variables(false));
+            if grows(source) {
+                return Err(TemplateProblem::Grows(part));
+            }
         }
         if let Some(name) = used.iter().find(|name| !variables.contains_key(*name)) {
             return Err(TemplateProblem::Undeclared(name.clone()));
@@ -244,6 +249,24 @@ impl Template {
     }
 }
 
+/// Whether a tag has a word by which a text grows: steps are counted, and what a step makes is not.
+fn grows(source: &str) -> bool {
+    let mut rest = source;
+    while let Some(at) = rest.find("{{").into_iter().chain(rest.find("{%")).min() {
+        let tag = &rest[at + 2..];
+        let end = tag.find("}}").into_iter().chain(tag.find("%}")).min().unwrap_or(tag.len());
+        let (inside, after) = tag.split_at(end);
+        let words = inside.trim_start_matches(['-', '+']).trim_end_matches('-');
+        if words.contains(['~', '*', '+'])
+            || words.split_whitespace().any(|word| matches!(word, "set" | "macro" | "call"))
+        {
+            return true;
+        }
+        rest = after.get(2..).unwrap_or_default();
+    }
+    false
+}
+
 /// What went wrong, without the text that it went wrong in.
 fn failed(error: &minijinja::Error) -> Wrong {
     let place = error.line().map(|line| format!(" at line {line}")).unwrap_or_default();
@@ -258,18 +281,20 @@ fn environment() -> Environment<'static> {
     environment.set_recursion_limit(50);
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
-    environment.add_filter("fenced", fenced);
+    environment.add_filter("fenced", |text: &str, language: Option<&str>| Value::from(fenced(text, language)));
+    environment.add_filter("trim", |text: &str| Value::from(text.trim()));
     environment
 }
 
 /// A text in a fence of Markdown that nothing in the text can close.
-fn fenced(text: &str, language: Option<&str>) -> Value {
+#[must_use]
+pub fn fenced(text: &str, language: Option<&str>) -> String {
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(usize::max(3, longest + 1));
     let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '#' | '_' | '.');
     let language: String = language.unwrap_or_default().chars().filter(|c| word(*c)).take(32).collect();
     let end = if text.ends_with('\n') { "" } else { "\n" };
-    Value::from(format!("{fence}{language}\n{text}{end}{fence}"))
+    format!("{fence}{language}\n{text}{end}{fence}")
 }
 
 /// Takes so much and no more.
@@ -358,15 +383,24 @@ mod tests {
     }
 
     #[test]
-    fn work_without_end_is_stopped() {
-        let text = "description = 'd'\nuser = '''{% for a in range(9999) %}{% for b in range(9999) %}{{ code }}{% endfor %}{% endfor %}'''\n[variables.code]\ndescription = 'c'";
-        assert!(matches!(read(text).unwrap().render(&variables(&[("code", "x")])), Err(Wrong::Template(_))));
+    fn work_without_end_is_stopped_and_growth_refused() {
+        let with = |user: &str| format!("description = 'd'\nuser = \"{user}\"\n[variables.code]\ndescription = 'c'");
+        let loops = "{% for a in code %}{% for b in code %}{% for c in code %}x{% endfor %}{% endfor %}{% endfor %}";
+        let looping = read(&with(loops)).unwrap().render(&variables(&[("code", &"x".repeat(200))]));
+        assert!(matches!(looping, Err(Wrong::Template(_))));
+        for user in
+            ["{{ code ~ code }}", "{{ code * 9 }}", "{% set x = code %}{{ x }}", "{%- set x = code -%}{{ code + x }}"]
+        {
+            assert!(matches!(read(&with(user)), Err(TemplateProblem::Grows("user"))), "{user}");
+        }
+        assert!(read(&with("2 * 2 ~ 4 + {{- code -}} set")).is_ok());
+        assert!(read(&with("{{ code | replace('a', code) }}")).unwrap().render(&variables(&[("code", "a")])).is_err());
     }
 
     proptest! {
         #[test]
         fn nothing_in_a_text_closes_its_fence(text in "[`a\n~]{0,40}") {
-            let fenced = fenced(&text, Some("a b`\n")).to_string();
+            let fenced = fenced(&text, Some("a b`\n"));
             let fence: String = fenced.chars().take_while(|c| *c == '`').collect();
             let (_, body) = fenced.split_once('\n').unwrap();
             let beginning = format!("{fence}ab\n");

@@ -50,6 +50,8 @@ fn code(given: Option<pb::Code>) -> Result<Ask, Failure> {
     })
 }
 
+const MAX_VERSION_BYTES: usize = 64;
+
 fn run(given: Option<pb::PromptRun>) -> Result<Ask, Failure> {
     let given = given.ok_or_else(|| Failure::field("run", "is missing"))?;
     let pb::PromptRun { feature, model, variables, prompt_version, parameters } = given;
@@ -57,6 +59,9 @@ fn run(given: Option<pb::PromptRun>) -> Result<Ask, Failure> {
         feature.parse().map_err(|error: UnknownFeature| Failure::field("feature", error.to_string()))?;
     if !feature.is_run_by_prompt() {
         return Err(Failure::field("feature", format!("`{feature}` has a call of its own")));
+    }
+    if prompt_version.len() > MAX_VERSION_BYTES {
+        return Err(Failure::field("prompt_version", format!("is longer than {MAX_VERSION_BYTES} bytes")));
     }
     let version = Some(prompt_version).filter(|version| !version.is_empty());
     let version = version.map(|version| version.parse()).transpose();

@@ -17,7 +17,6 @@ use postern_runtime::grpc::MAX_MESSAGE_BYTES;
 use postern_runtime::peer::Peer;
 use postern_runtime::request_id::{RequestId, RequestIdLayer};
 use postern_token::Verified;
-use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -77,7 +76,10 @@ pub(super) trait Writer: Send {
     /// A whole answer.
     fn whole(&mut self, answer: Whole) -> Value;
     /// An event of a stream.
-    fn event(&mut self, event: Event, frames: &mut Frames);
+    ///
+    /// # Errors
+    /// When the answer is more than can be said.
+    fn event(&mut self, event: Event, frames: &mut Frames) -> Result<(), Failure>;
     /// The stream's good end.
     fn ended(&mut self, frames: &mut Frames);
     /// A failure after the head, so that nobody takes the answer for complete.
@@ -170,38 +172,6 @@ impl Head {
             peer: extensions.get::<Peer>().cloned(),
             request_id: extensions.get::<RequestId>().cloned().unwrap_or_else(RequestId::generate),
         }
-    }
-}
-
-/// Reads a body, and says what of it cannot be read.
-pub(super) fn read<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(body).map_err(|error| {
-        // The error's own text quotes what it could not read, which is the caller's prompt as often as not.
-        let what = match error.classify() {
-            serde_json::error::Category::Data => "has a member of the wrong type or lacks one",
-            serde_json::error::Category::Eof => "ends too early",
-            _ => "is not JSON",
-        };
-        let place = format!("at line {}, column {}", error.line(), error.column());
-        Failure::new(Reason::RequestInvalid, format!("the request's body {what}, {place}"))
-    })
-}
-
-/// Members that nobody here knows, as one text for servers that may know them. Null is the same as absent.
-pub(super) fn extra_json(mut extra: serde_json::Map<String, Value>) -> Result<String, Failure> {
-    extra.retain(|_, value| !value.is_null());
-    if extra.is_empty() {
-        return Ok(String::new());
-    }
-    serde_json::to_string(&extra).map_err(Failure::internal)
-}
-
-/// Members that would change the answer's form in a way that a door cannot give back: refused, not lost.
-pub(super) fn refuse_unoffered(extra: &serde_json::Map<String, Value>, names: &[&str]) -> Result<(), Failure> {
-    let asks = |value: &Value| !matches!(value, Value::Null | Value::Bool(false)) && value.as_u64() != Some(0);
-    match names.iter().find(|name| extra.get(**name).is_some_and(asks)) {
-        Some(name) => Err(Failure::field(*name, "is not offered by this gateway")),
-        None => Ok(()),
     }
 }
 

@@ -76,7 +76,12 @@ impl Streaming {
         let mut frames = Frames::default();
         match tokio::time::timeout(HEARTBEAT, self.completion.next()).await {
             Err(_) => self.writer.heartbeat(&mut frames),
-            Ok(Some(Ok(event))) => self.writer.event(event, &mut frames),
+            Ok(Some(Ok(event))) => {
+                if let Err(failure) = self.writer.event(event, &mut frames) {
+                    self.over = true;
+                    self.writer.failed(&failure, &mut frames);
+                }
+            }
             Ok(Some(Err(failure))) => {
                 self.over = true;
                 // The flow's own record has logged it.

@@ -125,9 +125,11 @@ async fn one(
     let endpoint_place = pipeline.admission.at_endpoint(&endpoint)?;
     let ends = Deadline::of(begun, model.timers.total, caller.timeout);
     let first_content = begun + model.timers.first_content;
+    let choices = prompt.parameters.choices.map_or(1, |choices| choices as usize);
+    let cleaner = prompt.cleaner.map(|cleaner| (cleaner, choices));
     let generation =
         Generation { endpoint_id: endpoint, prompt: Some(prompt.prompt), parameters: Some(prompt.parameters) };
-    let opening = open(&pipeline.adapters, &model.adapter_group, generation, prompt.cleaner, &caller.request_id);
+    let opening = open(&pipeline.adapters, &model.adapter_group, generation, cleaner, &caller.request_id);
     let (mut before, events) = tokio::select! {
         // In this order: where two have come at once, the caller's own wish counts first.
         biased;
@@ -160,12 +162,12 @@ async fn open(
     adapters: &Adapters,
     group: &str,
     generation: Generation,
-    cleaner: Option<Cleaner>,
+    cleaner: Option<(Cleaner, usize)>,
     request_id: &RequestId,
 ) -> Result<(VecDeque<Event>, Events), Failure> {
     let mut events = adapters.of(group)?.generate(generation, request_id).await?;
-    if let Some(cleaner) = cleaner {
-        events = cleaned(events, cleaner);
+    if let Some((cleaner, choices)) = cleaner {
+        events = cleaned(events, cleaner, choices);
     }
     let mut before = VecDeque::new();
     loop {

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::admit::Admission;
+use postern_proto::Failure;
+
 use crate::prompt::Prompt;
 use crate::routes::Model;
 
@@ -23,22 +25,34 @@ const MAX_ATTEMPTS: usize = 4;
 
 pub(super) fn attempts(
     models: &[Arc<Model>],
-    prompts: impl IntoIterator<Item = Prompt>,
+    build: impl Fn(&Model) -> Result<Prompt, Failure>,
     admission: &Admission,
-) -> VecDeque<Attempt> {
+) -> Result<VecDeque<Attempt>, Failure> {
     let mut attempts = VecDeque::new();
-    for (model, prompt) in models.iter().zip(prompts) {
+    let mut refusal = None;
+    for model in models {
+        // A model that has no prompt for this does not keep others from answering.
+        let prompt = match build(model) {
+            Ok(prompt) => prompt,
+            Err(failure) => {
+                refusal.get_or_insert(failure);
+                continue;
+            }
+        };
         let mut endpoints: Vec<_> =
             model.endpoints.iter().map(|endpoint| (admission.outstanding(endpoint), endpoint)).collect();
         endpoints.sort_by_key(|(outstanding, _)| *outstanding);
         for (_, endpoint) in endpoints {
             if attempts.len() == MAX_ATTEMPTS {
-                return attempts;
+                return Ok(attempts);
             }
             attempts.push_back(Attempt { model: model.clone(), endpoint: endpoint.clone(), prompt: prompt.clone() });
         }
     }
-    attempts
+    match refusal {
+        Some(failure) if attempts.is_empty() => Err(failure),
+        _ => Ok(attempts),
+    }
 }
 
 #[cfg(test)]
@@ -56,12 +70,16 @@ mod tests {
         let _busy = admission.at_endpoint("a1");
         let models = [model("a", &["a1", "a2"]), model("b", &["b1", "b2", "b3"])].map(Arc::new);
         let registry = Registry::shipped().unwrap();
-        let built =
-            || prompt::build(&Task::Raw("x".to_owned()), &models[0], &Parameters::default(), &registry).unwrap();
-        let order: Vec<_> = attempts(&models, std::iter::repeat_with(built), &admission)
-            .into_iter()
-            .map(|attempt| attempt.endpoint)
-            .collect();
+        let task = Task::Raw("x".to_owned());
+        let build = |model: &Model| prompt::build(&task, model, &Parameters::default(), &registry, None);
+        let order: Vec<_> =
+            attempts(&models, build, &admission).unwrap().into_iter().map(|attempt| attempt.endpoint).collect();
         assert_eq!(order, ["a2", "a1", "b1", "b2"]);
+        // One that has no prompt is left out, unless there is no other.
+        let none = || Failure::internal("no prompt");
+        let build_b = |model: &Model| if model.name == "a" { Err(none()) } else { build(model) };
+        let order = attempts(&models, build_b, &admission).unwrap();
+        assert!(order.iter().all(|attempt| attempt.model.name == "b") && order.len() == 3);
+        assert!(attempts(&models, |_| Err(none()), &admission).is_err());
     }
 }

@@ -1,16 +1,19 @@
 //! What a model wrote at a cursor, without what does not belong there: the fence around it, and the code after the cursor said once more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use futures_util::stream::{self, StreamExt as _};
+use postern_proto::Failure;
 use postern_proto::completion::v1::completion_event::Event;
-use postern_proto::completion::v1::{CompletionEvent, Delta, delta};
+use postern_proto::completion::v1::{CompletionEvent, Delta, End, FinishReason, Usage, UsageProvenance, delta};
 
 use crate::adapters::Events;
 
 /// A line of the suffix that is shorter than this, such as a bracket, may well be meant twice.
 const LEAST_LINE: usize = 4;
 const FENCE: &str = "```";
+/// Most that is held back, in bytes.
+const MOST_HELD: usize = 4096;
 
 /// Cleans one answer, however it is cut into pieces.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +41,7 @@ impl Cleaner {
     #[must_use]
     pub fn new(suffix: &str, may_be_fenced: bool) -> Option<Self> {
         let line = suffix.lines().map(str::trim).find(|line| !line.is_empty());
-        let next_line = line.filter(|line| line.len() >= LEAST_LINE).map(str::to_owned);
+        let next_line = line.filter(|line| (LEAST_LINE..MOST_HELD).contains(&line.len())).map(str::to_owned);
         let fenced = if may_be_fenced { Fenced::Unknown } else { Fenced::No };
         (may_be_fenced || next_line.is_some()).then_some(Self {
             next_line,
@@ -56,7 +59,11 @@ impl Cleaner {
         }
         self.held.push_str(piece);
         if self.fenced == Fenced::Unknown && !self.find_fence() {
-            return String::new();
+            if self.held.len() <= MOST_HELD {
+                return String::new();
+            }
+            // No fence begins like that.
+            self.fenced = Fenced::No;
         }
         let mut out = String::new();
         if self.mid_line {
@@ -75,7 +82,7 @@ impl Cleaner {
             self.held.drain(..end);
             out.push_str(&line);
         }
-        if !self.may_become_end(self.held.trim()) {
+        if !self.may_become_end(self.held.trim()) || self.held.len() > MOST_HELD {
             out.push_str(&std::mem::take(&mut self.held));
             self.mid_line = true;
         }
@@ -125,44 +132,76 @@ impl Cleaner {
     }
 }
 
-/// The same events, each choice's text cleaned.
-pub fn cleaned(events: Events, cleaner: Cleaner) -> Events {
-    let state = (cleaner, HashMap::<u32, Cleaner>::new());
-    let clean = events.scan(state, |(fresh, choices), event| {
-        let out = match event {
-            Ok(CompletionEvent { event: Some(event) }) => clean_event(event, fresh, choices),
-            other => vec![other],
-        };
-        std::future::ready(Some(stream::iter(out)))
-    });
-    Box::pin(clean.flatten())
+/// The same events, each choice's text cleaned. When all of the `choices` have come to their end, so has the answer, whatever the model
+/// would still write: it is stopped.
+pub fn cleaned(events: Events, cleaner: Cleaner, choices: usize) -> Events {
+    let state = Cleaning {
+        events: Some(events),
+        fresh: cleaner,
+        expected: choices,
+        choices: HashMap::new(),
+        ready: VecDeque::new(),
+    };
+    Box::pin(stream::unfold(state, |mut state| async move { state.next().await.map(|event| (event, state)) }))
 }
 
-type Cleaned = Vec<Result<CompletionEvent, postern_proto::Failure>>;
+struct Cleaning {
+    events: Option<Events>,
+    fresh: Cleaner,
+    expected: usize,
+    choices: HashMap<u32, Cleaner>,
+    ready: VecDeque<Event>,
+}
 
-fn clean_event(event: Event, fresh: &Cleaner, choices: &mut HashMap<u32, Cleaner>) -> Cleaned {
-    let text = |choice_index: u32, text: String| {
-        let delta = Some(delta::Delta::Text(text));
-        Ok(CompletionEvent { event: Some(Event::Delta(Delta { choice_index, delta })) })
-    };
-    match event {
-        Event::Delta(Delta { choice_index, delta: Some(delta::Delta::Text(piece)) }) => {
-            let cleaner = choices.entry(choice_index).or_insert_with(|| fresh.clone());
-            Some(cleaner.push(&piece))
-                .filter(|piece| !piece.is_empty())
-                .map(|piece| text(choice_index, piece))
-                .into_iter()
-                .collect()
+impl Cleaning {
+    async fn next(&mut self) -> Option<Result<CompletionEvent, Failure>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(Ok(CompletionEvent { event: Some(event) }));
+            }
+            match self.events.as_mut()?.next().await? {
+                Ok(CompletionEvent { event: Some(event) }) => self.take(event),
+                other => return Some(other),
+            }
         }
-        // It comes once, when all text has come.
-        Event::Usage(usage) => {
-            let mut choices: Vec<_> = choices.drain().collect();
-            choices.sort_by_key(|(choice, _)| *choice);
-            let rest = choices.into_iter().map(|(choice, mut cleaner)| (choice, cleaner.finish()));
-            let rest = rest.filter(|(_, piece)| !piece.is_empty()).map(|(choice, piece)| text(choice, piece));
-            rest.chain([Ok(CompletionEvent { event: Some(Event::Usage(usage)) })]).collect()
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Delta(Delta { choice_index, delta: Some(delta::Delta::Text(piece)) }) => {
+                let piece = self.choices.entry(choice_index).or_insert_with(|| self.fresh.clone()).push(&piece);
+                self.give(choice_index, piece);
+                if self.choices.len() >= self.expected && self.choices.values().all(|cleaner| cleaner.is_over) {
+                    self.stop();
+                }
+            }
+            // It comes once, when all text has come.
+            Event::Usage(usage) => {
+                let mut choices: Vec<_> = self.choices.drain().collect();
+                choices.sort_by_key(|(choice, _)| *choice);
+                for (choice, mut cleaner) in choices {
+                    self.give(choice, cleaner.finish());
+                }
+                self.ready.push_back(Event::Usage(usage));
+            }
+            other => self.ready.push_back(other),
         }
-        other => vec![Ok(CompletionEvent { event: Some(other) })],
+    }
+
+    fn give(&mut self, choice_index: u32, text: String) {
+        if !text.is_empty() {
+            self.ready.push_back(Event::Delta(Delta { choice_index, delta: Some(delta::Delta::Text(text)) }));
+        }
+    }
+
+    /// Drops the way to the model. What the answer cost nobody says then.
+    fn stop(&mut self) {
+        self.events = None;
+        let usage = Usage { provenance: UsageProvenance::Absent as i32, ..Usage::default() };
+        let reasons = vec![FinishReason::Stop as i32; self.choices.len()];
+        let choices = if reasons.len() > 1 { reasons } else { Vec::new() };
+        self.ready.push_back(Event::Usage(usage));
+        self.ready.push_back(Event::End(End { finish_reason: FinishReason::Stop as i32, choices }));
     }
 }
 
@@ -208,6 +247,29 @@ mod tests {
         assert_eq!(cleaner.push("a = 1;"), "a = 1;");
         assert_eq!(cleaner.push("\nret"), "");
         assert_eq!(cleaner.push("ry();"), "\nretry();");
+    }
+
+    #[test]
+    fn no_more_than_a_little_is_held_back() {
+        for endless in ["```", " ", "\n"] {
+            let mut cleaner = Cleaner::new("\nreturn total", true).unwrap();
+            let given: usize = (0..10_000).map(|_| cleaner.push(endless).len()).sum();
+            assert!(10_000 * endless.len() - given <= 2 * MOST_HELD, "{endless:?}: {given}");
+        }
+    }
+
+    #[tokio::test]
+    async fn when_all_has_been_said_the_model_is_stopped() {
+        let text = |text: &str| {
+            let delta = Some(delta::Delta::Text(text.to_owned()));
+            Ok(CompletionEvent { event: Some(Event::Delta(Delta { choice_index: 0, delta })) })
+        };
+        // After its end the model says nothing, and never ends.
+        let events = stream::iter([text("a = 1\n"), text("next line\n")]).chain(stream::pending());
+        let cleaner = Cleaner::new("\nnext line", false).unwrap();
+        let told: Vec<_> = cleaned(Box::pin(events), cleaner, 1).collect().await;
+        let kinds: Vec<_> = told.into_iter().map(|event| event.unwrap().event.unwrap()).collect();
+        assert!(matches!(&kinds[..], [Event::Delta(_), Event::Usage(_), Event::End(_)]), "{kinds:?}");
     }
 
     proptest! {

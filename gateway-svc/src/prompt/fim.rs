@@ -170,7 +170,7 @@ impl Layout {
 
     /// The text without control tokens: each is broken by a space after its first character, which the tokenizer then reads
     /// as ordinary text.
-    fn neutralised<'a>(&self, text: &'a str) -> Cow<'a, str> {
+    pub(super) fn neutralised<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut text = Cow::Borrowed(text);
         for token in self.control {
             if text.contains(token) {

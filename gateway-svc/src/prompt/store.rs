@@ -47,7 +47,13 @@ impl Prompts {
         let pins = pins(&config.pins, &registry)?;
         let prompts = Self { current: Arc::new(ArcSwap::from_pointee(registry)), pins: Arc::new(pins) };
         if let Some(dir) = config.overlay_dir.clone() {
-            lifecycle.spawn(prompts.clone().watch(dir, seen));
+            let (watching, stopping) = (prompts.clone().watch(dir, seen), lifecycle.stopping().clone());
+            lifecycle.spawn(async move {
+                tokio::select! {
+                    () = watching => {}
+                    () = stopping.cancelled() => {}
+                }
+            });
         }
         Ok(prompts)
     }
@@ -83,7 +89,14 @@ impl Prompts {
     }
 
     fn put(&self, files: &Files) {
-        match Registry::overlaid(files) {
+        let registry = Registry::overlaid(files).map_err(|problem| problem.to_string());
+        // A version that is pinned must stay.
+        let lost = |registry: &Registry| {
+            let lost = |(feature, version): &(&Feature, &Version)| !has(registry, **feature, version);
+            self.pins.iter().find(lost).map(|(feature, version)| format!("the pinned {feature} {version} is gone"))
+        };
+        let registry = registry.and_then(|registry| lost(&registry).map_or(Ok(registry), Err));
+        match registry {
             Ok(registry) => {
                 tracing::info!(prompts = registry.all().count(), overlay = files.len(), "prompts in use");
                 self.current.store(Arc::new(registry));
@@ -104,13 +117,17 @@ fn changed(dir: &std::path::Path, before: &Files) -> Result<Option<Files>, Unusa
     Ok(Some(read_overlay(dir)?).filter(|files| files != before))
 }
 
+fn has(registry: &Registry, feature: Feature, version: &Version) -> bool {
+    registry.of(feature).any(|template| template.version == *version)
+}
+
 fn pins(given: &BTreeMap<String, String>, registry: &Registry) -> Result<BTreeMap<Feature, Version>, ConfigError> {
     let mut pins = BTreeMap::new();
     for (name, version) in given {
         let key = format!("prompts.pins.{name}");
         let feature: Feature = name.parse().map_err(|error| ConfigError::invalid(&key, error))?;
         let version: Version = version.parse().map_err(|error| ConfigError::invalid(&key, error))?;
-        if !registry.of(feature).any(|template| template.version == version) {
+        if !has(registry, feature, &version) {
             return Err(ConfigError::invalid(&key, format_args!("there is no prompt {name} of version {version}")));
         }
         pins.insert(feature, version);

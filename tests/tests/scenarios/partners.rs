@@ -326,6 +326,13 @@ async fn a_feature_that_is_bound_to_a_managed_gateway_goes_there_and_no_other_do
     assert_eq!(soon("an answer from here", completed).await, "from here");
     assert!(own.requests().iter().all(|asked| asked.path == "/v1/completions"), "no chat came here");
 
+    // A token for the gateway here is not shown to the one afar.
+    let own_token = customer.token().await;
+    let request = gateway::ChatRequest { chat: Some(Stack::chat("hi")) };
+    let mut relay = gateway::completion_service_client::CompletionServiceClient::new(customer.at_instance());
+    let refused = relay.chat(Stack::request(request, &own_token)).await.unwrap_err();
+    assert_eq!(reason(&refused), Reason::AudienceWrong);
+
     // A token for that gateway is of the managed realm, and for what is bound to it alone.
     let token = customer.exchange(&customer.user, &audience, &["feature:chat"]).await;
     let shown = Forge::claims(&token.unwrap());

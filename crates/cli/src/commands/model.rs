@@ -101,6 +101,13 @@ fn none() -> pb::ModelCredential {
 fn credential(settings: &ModelSettings, ask: bool) -> Result<Option<pb::ModelCredential>, Problem> {
     use pb::model_credential::Credential;
     let client_certificate = client_certificate(settings)?;
+    let has_key = settings.no_api_key || settings.api_key_file.is_some() || settings.aws_key_file.is_some();
+    if !ask && client_certificate.is_some() && !has_key {
+        // A credential is replaced whole.
+        return Err(Problem::new(
+            "say what becomes of the key: give --api-key-file, --aws-key-file or --no-api-key too",
+        ));
+    }
     let key = |text: &SecretString| Credential::ApiKey(pb::ApiKey { value: text.expose_secret().to_owned() });
     let credential = match (&settings.api_key_file, &settings.aws_key_file) {
         _ if settings.no_api_key => Some(Credential::None(pb::NoCredential {})),
@@ -117,13 +124,13 @@ fn client_certificate(settings: &ModelSettings) -> Result<Option<pb::ClientCerti
     let (Some(certificate), Some(key)) = (&settings.client_cert_file, &settings.client_key_file) else {
         return Ok(None);
     };
-    let private_key_pem = secret::from_file(key)?.expose_secret().to_owned();
+    let private_key_pem = secret::whole_file(key)?.expose_secret().to_owned();
     Ok(Some(pb::ClientCertificate { certificate_pem: read(certificate)?, private_key_pem }))
 }
 
 /// An AWS key as `{"access_key_id": …, "secret_access_key": …, "session_token": …, "region": …}`.
 fn aws_key(path: &std::path::Path) -> Result<pb::AwsAccessKey, Problem> {
-    let text = secret::from_file(path)?;
+    let text = secret::whole_file(path)?;
     let wrong = || {
         let wanted = "a JSON object with access_key_id, secret_access_key and region";
         Problem::new(format!("{} is not {wanted}", path.display()))

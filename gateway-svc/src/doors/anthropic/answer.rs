@@ -122,7 +122,7 @@ impl http::Writer for Writer {
         message
     }
 
-    fn event(&mut self, event: Event, frames: &mut Frames) {
+    fn event(&mut self, event: Event, frames: &mut Frames) -> Result<(), Failure> {
         match event {
             Event::Start(start) => {
                 let mut message = self.message(&start.model, Vec::new(), Value::Null, self.usage.clone());
@@ -138,6 +138,7 @@ impl http::Writer for Writer {
             Event::Usage(counted) => self.usage = usage(&counted),
             Event::End(end) => self.stop_reason = stop_reason(end.finish_reason),
         }
+        Ok(())
     }
 
     fn ended(&mut self, frames: &mut Frames) {

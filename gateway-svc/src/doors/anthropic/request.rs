@@ -7,11 +7,13 @@ use postern_proto::completion::v1::{
 };
 use postern_proto::model::v1::ChatPrompt;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::answer::Writer;
 use crate::ask::{Ask, Task};
-use crate::doors::http::{Parsed, Told, extra_json, read, refuse_unoffered};
+use crate::doors::http::{Parsed, Told};
+use crate::doors::wire::{TextOr, extra_json, read, refuse_unoffered};
 
 #[derive(Deserialize)]
 struct Body {
@@ -22,7 +24,7 @@ struct Body {
     #[serde(default)]
     max_tokens: Option<u32>,
     #[serde(default)]
-    system: Option<Content>,
+    system: Option<TextOr<Inner>>,
     #[serde(default)]
     stop_sequences: Option<Vec<String>>,
     #[serde(default)]
@@ -52,14 +54,7 @@ struct Body {
 #[derive(Deserialize)]
 struct WireMessage {
     role: String,
-    content: Content,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Content {
-    Text(String),
-    Blocks(Vec<Block>),
+    content: TextOr<Block>,
 }
 
 #[derive(Deserialize)]
@@ -74,13 +69,23 @@ struct Block {
     #[serde(default)]
     name: Option<String>,
     #[serde(default)]
-    input: Option<Value>,
+    input: Option<Box<RawValue>>,
     #[serde(default)]
     tool_use_id: Option<String>,
     #[serde(default)]
-    content: Option<Content>,
+    content: Option<TextOr<Inner>>,
     #[serde(default)]
     is_error: Option<bool>,
+}
+
+/// What a tool's result and instructions are made of: there is nothing within it.
+#[derive(Deserialize)]
+struct Inner {
+    r#type: String,
+    #[serde(default)]
+    text: Option<String>,
+    #[serde(default)]
+    source: Option<Source>,
 }
 
 #[derive(Deserialize)]
@@ -102,7 +107,7 @@ struct WireTool {
     #[serde(default)]
     description: Option<String>,
     #[serde(default)]
-    input_schema: Option<Value>,
+    input_schema: Option<Box<RawValue>>,
     #[serde(default)]
     strict: Option<bool>,
 }
@@ -212,11 +217,11 @@ fn add_turn(messages: &mut Vec<Message>, at: usize, wire: WireMessage) -> Result
         _ => return Err(Failure::field(format!("messages[{at}].role"), "must be user or assistant")),
     };
     let blocks = match wire.content {
-        Content::Text(text) => {
+        TextOr::Text(text) => {
             messages.push(Message { content: vec![text_part(text)], ..message(role) });
             return Ok(());
         }
-        Content::Blocks(blocks) => blocks,
+        TextOr::Many(blocks) => blocks,
     };
     let mut turn = message(role);
     for block in blocks {
@@ -224,12 +229,15 @@ fn add_turn(messages: &mut Vec<Message>, at: usize, wire: WireMessage) -> Result
             ("tool_use", Role::Assistant) => turn.tool_calls.push(ToolCall {
                 id: block.id.ok_or_else(|| Failure::field(&*field, "a tool_use has no id"))?,
                 name: block.name.ok_or_else(|| Failure::field(&*field, "a tool_use has no name"))?,
-                arguments_json: block.input.map_or_else(|| "{}".to_owned(), |input| input.to_string()),
+                arguments_json: block.input.map_or_else(|| "{}".to_owned(), |input| input.get().to_owned()),
             }),
             ("tool_result", Role::User) => messages.push(tool_result(&field, block)?),
             // What a model thought is for the server that it came from; it is not asked of another.
             ("thinking" | "redacted_thinking", Role::Assistant) => {}
-            _ => turn.content.push(part(&field, block)?),
+            _ => {
+                let Block { r#type, text, source, .. } = block;
+                turn.content.push(part(&field, Inner { r#type, text, source })?);
+            }
         }
     }
     if !turn.content.is_empty() || !turn.tool_calls.is_empty() {
@@ -247,10 +255,10 @@ fn tool_result(field: &str, block: Block) -> Result<Message, Failure> {
     Ok(Message { content, tool_call_id: id, ..message(Role::Tool) })
 }
 
-fn parts(field: &str, content: Content) -> Result<Vec<ContentPart>, Failure> {
+fn parts(field: &str, content: TextOr<Inner>) -> Result<Vec<ContentPart>, Failure> {
     match content {
-        Content::Text(text) => Ok(vec![text_part(text)]),
-        Content::Blocks(blocks) => blocks.into_iter().map(|block| part(field, block)).collect(),
+        TextOr::Text(text) => Ok(vec![text_part(text)]),
+        TextOr::Many(blocks) => blocks.into_iter().map(|block| part(field, block)).collect(),
     }
 }
 
@@ -258,7 +266,7 @@ fn text_part(text: String) -> ContentPart {
     ContentPart { part: Some(content_part::Part::Text(text)) }
 }
 
-fn part(field: &str, block: Block) -> Result<ContentPart, Failure> {
+fn part(field: &str, block: Inner) -> Result<ContentPart, Failure> {
     match (block.r#type.as_str(), block.text, block.source) {
         ("text", Some(text), _) => Ok(text_part(text)),
         ("image", _, Some(source)) => {
@@ -284,7 +292,7 @@ fn tool(wire: WireTool) -> Result<Tool, Failure> {
     Ok(Tool {
         name: wire.name,
         description: wire.description.unwrap_or_default(),
-        parameters_json: wire.input_schema.map(|schema| schema.to_string()).unwrap_or_default(),
+        parameters_json: wire.input_schema.map(|schema| schema.get().to_owned()).unwrap_or_default(),
         strict: wire.strict,
     })
 }
@@ -374,6 +382,18 @@ mod tests {
         assert_eq!((parameters.max_tokens, parameters.parallel_tool_calls), (Some(20), Some(false)));
         assert_eq!(parameters.reasoning_effort.as_deref(), Some("medium"));
         assert_eq!((parameters.user.as_deref(), parameters.extra_json.as_str()), (Some("u"), r#"{"min_p":0.1}"#));
+    }
+
+    /// Each level of a list within a list costs a level of the reader and no copy of what is below.
+    #[test]
+    fn results_within_results_are_refused_and_cost_nothing() {
+        let mut block = json!({ "type": "text", "text": "x", "z": vec![0; 10_000] });
+        for _ in 0..60 {
+            block = json!({ "type": "tool_result", "tool_use_id": "t", "content": [block] });
+        }
+        let body = json!({ "max_tokens": 5, "messages": [{ "role": "user", "content": [block] }] });
+        let refused = asked(&body).err().unwrap();
+        assert_eq!(refused.fields[0].0, "messages[0].content");
     }
 
     #[test]

@@ -161,7 +161,8 @@ fn finish(reason: i32) -> &'static str {
 /// `None` when nobody knows: absent is not zero.
 fn usage(usage: &Usage) -> Option<Value> {
     let (input, output) = (usage.input_tokens?, usage.output_tokens?);
-    let mut value = json!({ "prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output });
+    let mut value =
+        json!({ "prompt_tokens": input, "completion_tokens": output, "total_tokens": input.saturating_add(output) });
     if let Some(cached) = usage.cached_input_tokens {
         value["prompt_tokens_details"] = json!({ "cached_tokens": cached });
     }
@@ -210,7 +211,7 @@ impl http::Writer for Writer {
         self.completion(answer)
     }
 
-    fn event(&mut self, event: Event, frames: &mut Frames) {
+    fn event(&mut self, event: Event, frames: &mut Frames) -> Result<(), Failure> {
         let is_usage = matches!(event, Event::Usage(_));
         let chunks = self.chunks(event);
         if is_usage {
@@ -218,6 +219,7 @@ impl http::Writer for Writer {
         } else {
             chunks.iter().for_each(|chunk| frames.data(chunk));
         }
+        Ok(())
     }
 
     fn ended(&mut self, frames: &mut Frames) {

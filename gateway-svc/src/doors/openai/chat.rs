@@ -7,12 +7,14 @@ use postern_proto::completion::v1::{
 };
 use postern_proto::model::v1::ChatPrompt;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::answer::{Shape, Writer};
 use super::parameters::Common;
 use crate::ask::{Ask, Task};
-use crate::doors::http::{Parsed, Told, read, refuse_unoffered};
+use crate::doors::http::{Parsed, Told};
+use crate::doors::wire::{TextOr, read, refuse_unoffered};
 
 #[derive(Deserialize)]
 struct Body {
@@ -39,20 +41,13 @@ struct Body {
 struct WireMessage {
     role: String,
     #[serde(default)]
-    content: Option<WireContent>,
+    content: Option<TextOr<WirePart>>,
     #[serde(default)]
     name: Option<String>,
     #[serde(default)]
     tool_calls: Option<Vec<WireToolCall>>,
     #[serde(default)]
     tool_call_id: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum WireContent {
-    Text(String),
-    Parts(Vec<WirePart>),
 }
 
 #[derive(Deserialize)]
@@ -100,7 +95,7 @@ struct WireFunction {
     #[serde(default)]
     description: Option<String>,
     #[serde(default)]
-    parameters: Option<Value>,
+    parameters: Option<Box<RawValue>>,
     #[serde(default)]
     strict: Option<bool>,
 }
@@ -175,8 +170,8 @@ fn message(at: usize, wire: WireMessage) -> Result<Message, Failure> {
     };
     let content = match wire.content {
         None => Vec::new(),
-        Some(WireContent::Text(text)) => vec![text_part(text)],
-        Some(WireContent::Parts(parts)) => parts.into_iter().map(|wire| part(at, wire)).collect::<Result<_, _>>()?,
+        Some(TextOr::Text(text)) => vec![text_part(text)],
+        Some(TextOr::Many(parts)) => parts.into_iter().map(|wire| part(at, wire)).collect::<Result<_, _>>()?,
     };
     let call = |call: WireToolCall| ToolCall {
         id: call.id,
@@ -217,7 +212,7 @@ fn tool(wire: WireTool) -> Result<Tool, Failure> {
     Ok(Tool {
         name: function.name,
         description: function.description.unwrap_or_default(),
-        parameters_json: function.parameters.map(|schema| schema.to_string()).unwrap_or_default(),
+        parameters_json: function.parameters.map(|schema| schema.get().to_owned()).unwrap_or_default(),
         strict: function.strict,
     })
 }

@@ -7,11 +7,12 @@ use serde_json::{Map, Value};
 use super::answer::{Shape, Writer};
 use super::parameters::Common;
 use crate::ask::{Ask, Task};
-use crate::doors::http::{Parsed, Told, read, refuse_unoffered};
+use crate::doors::http::{Parsed, Told};
+use crate::doors::wire::{TextOr, read, refuse_unoffered};
 
 #[derive(Deserialize)]
 struct Body {
-    prompt: WirePrompt,
+    prompt: TextOr<String>,
     #[serde(default)]
     suffix: Option<String>,
     #[serde(default)]
@@ -20,13 +21,6 @@ struct Body {
     common: Common,
     #[serde(flatten)]
     extra: Map<String, Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum WirePrompt {
-    One(String),
-    Many(Vec<Value>),
 }
 
 /// What an answer cannot bring back.
@@ -39,9 +33,9 @@ pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
         return Err(Failure::field("best_of", "is not offered by this gateway"));
     }
     let prompt = match body.prompt {
-        WirePrompt::One(prompt) => prompt,
-        WirePrompt::Many(prompts) => match <[Value; 1]>::try_from(prompts) {
-            Ok([Value::String(prompt)]) => prompt,
+        TextOr::Text(prompt) => prompt,
+        TextOr::Many(prompts) => match <[String; 1]>::try_from(prompts) {
+            Ok([prompt]) => prompt,
             _ => return Err(Failure::field("prompt", "must be one text; several, or tokens, are not offered")),
         },
     };

@@ -7,25 +7,19 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::ask::Texts;
-use crate::doors::http::read;
+use crate::doors::wire::{TextOr, read};
 use crate::pipeline::Embedded;
 
 #[derive(Deserialize)]
 struct Body {
     #[serde(default)]
     model: String,
-    input: Input,
+    /// Tokens are not offered.
+    input: TextOr<String>,
     #[serde(default)]
     dimensions: Option<u32>,
     #[serde(default)]
     encoding_format: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Input {
-    One(String),
-    Many(Vec<Value>),
 }
 
 /// How numbers are written.
@@ -46,14 +40,8 @@ pub(super) struct Parsed {
 pub(super) fn parse(body: &[u8]) -> Result<Parsed, Failure> {
     let Body { model, input, dimensions, encoding_format } = read(body)?;
     let inputs = match input {
-        Input::One(text) => vec![text],
-        Input::Many(texts) => texts
-            .into_iter()
-            .map(|text| match text {
-                Value::String(text) => Ok(text),
-                _ => Err(Failure::field("input", "must be one text or a list of them; tokens are not offered")),
-            })
-            .collect::<Result<_, _>>()?,
+        TextOr::Text(text) => vec![text],
+        TextOr::Many(texts) => texts,
     };
     let encoding = match encoding_format.as_deref() {
         None | Some("float") => Encoding::Float,

@@ -5,7 +5,7 @@ use postern_proto::completion::v1::Parameters;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::doors::http::extra_json;
+use crate::doors::wire::extra_json;
 
 /// Sampling parameters and everything else that is neither the prompt nor the form of the answer.
 #[derive(Deserialize)]

@@ -2,6 +2,8 @@
 
 mod answer;
 
+use std::collections::BTreeMap;
+
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
     ContentPart, Image, Message, Parameters, ResponseFormat, Role, Tool, ToolCall, ToolChoice, content_part, image,
@@ -9,17 +11,19 @@ use postern_proto::completion::v1::{
 };
 use postern_proto::model::v1::ChatPrompt;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use crate::ask::{Ask, Task};
-use crate::doors::http::{Parsed, Told, extra_json, read, refuse_unoffered};
+use crate::doors::http::{Parsed, Told};
+use crate::doors::wire::{TextOr, extra_json, members, read, refuse_unoffered};
 use answer::{Echo, Writer};
 
 #[derive(Deserialize)]
 struct Body {
     #[serde(default)]
     model: String,
-    input: Input,
+    input: TextOr<Item>,
     #[serde(default)]
     instructions: Option<String>,
     #[serde(default)]
@@ -43,16 +47,9 @@ struct Body {
     #[serde(default)]
     user: Option<String>,
     #[serde(default)]
-    metadata: Option<Value>,
+    metadata: Option<BTreeMap<String, String>>,
     #[serde(flatten)]
     extra: Map<String, Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Input {
-    Text(String),
-    Items(Vec<Item>),
 }
 
 #[derive(Deserialize)]
@@ -62,7 +59,7 @@ struct Item {
     #[serde(default)]
     role: Option<String>,
     #[serde(default)]
-    content: Option<Content>,
+    content: Option<TextOr<Part>>,
     #[serde(default)]
     call_id: Option<String>,
     #[serde(default)]
@@ -70,14 +67,7 @@ struct Item {
     #[serde(default)]
     arguments: Option<String>,
     #[serde(default)]
-    output: Option<Content>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Content {
-    Text(String),
-    Parts(Vec<Part>),
+    output: Option<TextOr<Part>>,
 }
 
 #[derive(Deserialize)]
@@ -101,7 +91,7 @@ struct WireTool {
     #[serde(default)]
     description: Option<String>,
     #[serde(default)]
-    parameters: Option<Value>,
+    parameters: Option<Box<RawValue>>,
     #[serde(default)]
     strict: Option<bool>,
 }
@@ -131,6 +121,8 @@ struct WireReasoning {
     effort: Option<String>,
 }
 
+/// Pairs of metadata, as the API has it.
+const MAX_METADATA: usize = 16;
 /// What needs a memory, or an answer that cannot be brought back.
 const UNOFFERED: &[&str] = &["previous_response_id", "conversation", "background", "prompt", "top_logprobs"];
 /// What no answer depends on: there is no store, and hints to the vendor's own machines.
@@ -148,16 +140,19 @@ const HINTS: &[&str] = &[
 ];
 
 pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
-    let echo: Map<String, Value> = read(body)?;
+    let echo = Echo::of(&members(body)?);
     let body: Body = read(body)?;
     refuse_unoffered(&body.extra, UNOFFERED)?;
+    if body.metadata.as_ref().is_some_and(|pairs| pairs.len() > MAX_METADATA) {
+        return Err(Failure::field("metadata", format!("at most {MAX_METADATA} pairs of texts")));
+    }
     let mut messages = Vec::new();
     if let Some(instructions) = body.instructions {
         messages.push(Message { content: vec![text_part(instructions)], ..message(Role::System) });
     }
     match body.input {
-        Input::Text(text) => messages.push(Message { content: vec![text_part(text)], ..message(Role::User) }),
-        Input::Items(items) => {
+        TextOr::Text(text) => messages.push(Message { content: vec![text_part(text)], ..message(Role::User) }),
+        TextOr::Many(items) => {
             for (at, item) in items.into_iter().enumerate() {
                 add_item(&mut messages, at, item)?;
             }
@@ -184,7 +179,6 @@ pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
     };
     let model = Some(body.model).filter(|model| !model.is_empty());
     let ask = Ask { model, task: Task::Chat(chat), parameters, session: None };
-    let echo = Echo::of(echo, body.metadata.unwrap_or_else(|| json!({})));
     Ok(Parsed { ask, stream: body.stream.unwrap_or(false), writer: Box::new(Writer::new(told, echo)) })
 }
 
@@ -240,10 +234,10 @@ fn add_item(messages: &mut Vec<Message>, at: usize, item: Item) -> Result<(), Fa
     Ok(())
 }
 
-fn parts(at: usize, content: Content) -> Result<Vec<ContentPart>, Failure> {
+fn parts(at: usize, content: TextOr<Part>) -> Result<Vec<ContentPart>, Failure> {
     match content {
-        Content::Text(text) => Ok(vec![text_part(text)]),
-        Content::Parts(parts) => parts.into_iter().map(|wire| part(at, wire)).collect(),
+        TextOr::Text(text) => Ok(vec![text_part(text)]),
+        TextOr::Many(parts) => parts.into_iter().map(|wire| part(at, wire)).collect(),
     }
 }
 
@@ -267,7 +261,7 @@ fn tool(wire: WireTool) -> Result<Tool, Failure> {
     Ok(Tool {
         name: name.ok_or_else(|| Failure::field("tools", "only tools of type `function` are offered"))?,
         description: wire.description.unwrap_or_default(),
-        parameters_json: wire.parameters.map(|schema| schema.to_string()).unwrap_or_default(),
+        parameters_json: wire.parameters.map(|schema| schema.get().to_owned()).unwrap_or_default(),
         strict: wire.strict,
     })
 }
@@ -302,6 +296,7 @@ fn format(wire: WireFormat) -> Result<Option<ResponseFormat>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn asked(body: &Value) -> Result<Ask, Failure> {
         parse(body.to_string().as_bytes(), Told { id: String::new(), created: 0 }).map(|parsed| parsed.ask)

@@ -164,7 +164,21 @@ fn add_parameters(
     add("user", user.clone().map(Value::from));
     add("parallel_tool_calls", parallel_tool_calls.map(Value::from));
     add("reasoning", reasoning_effort.as_ref().map(|effort| json!({ "effort": effort })));
-    const OWN: [&str; 5] = ["input", "store", "max_output_tokens", "reasoning", "previous_response_id"];
+    // Nothing that reaches what the server keeps, which all callers of the one key would share.
+    const OWN: [&str; 12] = [
+        "input",
+        "store",
+        "max_output_tokens",
+        "reasoning",
+        "previous_response_id",
+        "conversation",
+        "background",
+        "prompt",
+        "instructions",
+        "include",
+        "text",
+        "metadata",
+    ];
     for (name, value) in say::json_object("parameters.extra_json", extra_json)? {
         if RESERVED.contains(&name.as_str()) || OWN.contains(&name.as_str()) {
             return Err(Failure::field("parameters.extra_json", format!("`{name}` has a field of its own")));

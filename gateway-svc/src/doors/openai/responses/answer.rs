@@ -1,11 +1,17 @@
 //! What is answered: a response of items, whole or as its events. An answer that fails after its head ends in an `error` event and a
 //! failed response, never in a completed one.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
     Choice, Completion as Whole, Delta, FinishReason, ToolCall, ToolCallFragment, Usage, completion_event::Event, delta,
 };
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
+
+use crate::collect::{MAX_ANSWER_BYTES, too_large};
 
 use crate::doors::http::{self, Told};
 use crate::doors::openai::error::envelope;
@@ -20,19 +26,24 @@ fn repeated() -> Value {
         "background": false, "instructions": null, "max_output_tokens": null, "parallel_tool_calls": true,
         "previous_response_id": null, "reasoning": { "effort": null, "summary": null }, "temperature": null,
         "text": { "format": { "type": "text" } }, "tool_choice": "auto", "tools": [], "top_p": null,
-        "truncation": "disabled", "user": null,
+        "truncation": "disabled", "user": null, "metadata": {},
     })
 }
 
+/// What is repeated, in bytes of JSON all together; what goes beyond is not.
+const MAX_ECHO: usize = 64 * 1024;
+
 impl Echo {
-    pub(super) fn of(mut request: Map<String, Value>, metadata: Value) -> Self {
+    pub(super) fn of(request: &BTreeMap<Cow<'_, str>, &RawValue>) -> Self {
         let Value::Object(mut echo) = repeated() else { return Self(Map::new()) };
+        let mut left = MAX_ECHO;
         for (name, value) in &mut echo {
-            if let Some(said) = request.remove(name).filter(|said| !said.is_null()) {
-                *value = said;
+            let said = request.get(name.as_str()).map(|said| said.get()).filter(|said| said.len() <= left);
+            if let Some(said) = said.filter(|said| *said != "null") {
+                left -= said.len();
+                *value = serde_json::from_str(said).unwrap_or(Value::Null);
             }
         }
-        echo.insert("metadata".to_owned(), metadata);
         // Nothing is kept, whatever was asked.
         echo.insert("store".to_owned(), false.into());
         Self(echo)
@@ -50,9 +61,14 @@ pub(super) struct Writer {
     /// Items that are complete.
     output: Vec<Value>,
     open: Option<Open>,
+    /// Bytes of the answer so far, which stands whole in its last event.
+    size: usize,
     usage: Value,
     finish: FinishReason,
 }
+
+/// Items of an answer.
+const MAX_ITEMS: usize = 128;
 
 /// The item that is being written.
 struct Open {
@@ -80,6 +96,7 @@ impl Writer {
             sequence: 0,
             output: Vec::new(),
             open: None,
+            size: 0,
             usage: Value::Null,
             finish: FinishReason::Stop,
         }
@@ -151,6 +168,7 @@ impl Writer {
     fn grow(&mut self, piece: &str, frames: &mut Frames) {
         let Some(open) = &mut self.open else { return };
         open.text.push_str(piece);
+        self.size += piece.len();
         let kind = open.kind;
         let mut event = json!({ "item_id": self.item_id(kind), "output_index": self.output.len(), "delta": piece });
         let name = match kind {
@@ -247,7 +265,7 @@ impl http::Writer for Writer {
         response
     }
 
-    fn event(&mut self, event: Event, frames: &mut Frames) {
+    fn event(&mut self, event: Event, frames: &mut Frames) -> Result<(), Failure> {
         match event {
             Event::Start(start) => {
                 self.model = start.model;
@@ -280,6 +298,10 @@ impl http::Writer for Writer {
             Event::Usage(counted) => self.usage = usage(&counted),
             Event::End(end) => self.finish = FinishReason::try_from(end.finish_reason).unwrap_or(FinishReason::Other),
         }
+        if self.size > MAX_ANSWER_BYTES || self.output.len() > MAX_ITEMS {
+            return Err(too_large());
+        }
+        Ok(())
     }
 
     fn ended(&mut self, frames: &mut Frames) {
@@ -306,6 +328,6 @@ fn usage(usage: &Usage) -> Value {
     json!({
         "input_tokens": input, "input_tokens_details": { "cached_tokens": usage.cached_input_tokens.unwrap_or(0) },
         "output_tokens": output, "output_tokens_details": { "reasoning_tokens": usage.reasoning_tokens.unwrap_or(0) },
-        "total_tokens": input + output,
+        "total_tokens": input.saturating_add(output),
     })
 }
