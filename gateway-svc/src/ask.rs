@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use postern_proto::completion::v1::{ContentPart, Message, Parameters, Role, SourceFile, content_part};
+use postern_proto::completion::v1::{ContentPart, Message, Parameters, Role, SourceFile, content_part, tool_choice};
 use postern_proto::model::v1::ChatPrompt;
 use postern_proto::{Failure, Feature, Reason};
 use semver::Version;
@@ -18,6 +18,8 @@ pub struct Ask {
     pub parameters: Parameters,
     /// The editing session in which a newer request replaces this one.
     pub session: Option<String>,
+    /// What the door left out of the request.
+    pub warnings: Vec<String>,
 }
 
 /// What to do.
@@ -167,6 +169,14 @@ fn check_chat(chat: &ChatPrompt) -> Result<usize, Failure> {
     if chat.messages.is_empty() || chat.messages.len() > MAX_MESSAGES {
         return Err(Failure::field("messages", format!("must be 1 to {MAX_MESSAGES}")));
     }
+    let demanded = match chat.tool_choice.as_ref().and_then(|choice| choice.choice.as_ref()) {
+        Some(tool_choice::Choice::Name(_)) => true,
+        Some(tool_choice::Choice::Mode(mode)) => *mode == tool_choice::Mode::Required as i32,
+        None => false,
+    };
+    if demanded && chat.tools.is_empty() {
+        return Err(Failure::field("tool_choice", "demands a tool, and none is offered"));
+    }
     if chat.tools.len() > MAX_TOOLS {
         return Err(Failure::field("tools", format!("at most {MAX_TOOLS}")));
     }
@@ -255,7 +265,7 @@ mod tests {
     }
 
     fn ask(task: Task, parameters: Parameters) -> Ask {
-        Ask { model: None, task, parameters, session: None }
+        Ask { model: None, task, parameters, session: None, warnings: Vec::new() }
     }
 
     fn chat(messages: Vec<Message>) -> Task {

@@ -130,7 +130,8 @@ impl Pipeline {
         let pinned = self.prompts.pinned(permit.feature());
         let build = |model: &Model| prompt::build(&task, model, &ask.parameters, &registry, pinned);
         // Route: the order in which endpoints are tried.
-        let attempts = route::attempts(permit.models(), build, &self.admission)?;
+        let mut attempts = route::attempts(permit.models(), build, &self.admission)?;
+        attempts.iter_mut().for_each(|attempt| attempt.prompt.warnings.extend_from_slice(&ask.warnings));
         // Relay: the first attempt that brings content is the answer; its stream holds the place and the session, and ends when
         // the token is revoked.
         let standing = self.verifier.standing(verified);

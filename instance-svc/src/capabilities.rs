@@ -39,6 +39,7 @@ struct Says {
     system_role: Option<bool>,
     structured_output: Option<bool>,
     images: Option<bool>,
+    reasoning_history: Option<bool>,
 }
 
 const NOTHING: Says = Says {
@@ -48,6 +49,7 @@ const NOTHING: Says = Says {
     system_role: None,
     structured_output: None,
     images: None,
+    reasoning_history: None,
 };
 const ANY: &[&str] = &[];
 const OPENAI_LIKE: &[&str] = &["openai", "azure_openai"];
@@ -122,6 +124,13 @@ const ROWS: &[Row] = &[
         why: "the first of them took less",
     },
     Row {
+        providers: &["openai"],
+        families: ANY,
+        identifiers: &["deepseek", "kimi"],
+        says: Says { reasoning_history: Some(true), ..NOTHING },
+        why: "their servers refuse a turn of tool calls whose thoughts are gone",
+    },
+    Row {
         providers: &["openai", "llamacpp"],
         families: &["gemma", "codegemma"],
         identifiers: ANY,
@@ -148,6 +157,7 @@ pub fn of(provider: &str, family: &str, identifier: &str, said: &Capabilities) -
                 system_role: says.system_role.or(known.system_role),
                 structured_output: says.structured_output.or(known.structured_output),
                 images: says.images.or(known.images),
+                reasoning_history: says.reasoning_history.or(known.reasoning_history),
             };
         }
     }
@@ -160,6 +170,7 @@ pub fn of(provider: &str, family: &str, identifier: &str, said: &Capabilities) -
         structured_output: said.structured_output.or(known.structured_output),
         images: said.images.or(known.images),
         chat_api: said.chat_api.clone(),
+        reasoning_history: said.reasoning_history.or(known.reasoning_history),
     }
 }
 
@@ -204,6 +215,7 @@ pub fn table() -> String {
             ("system role", says.system_role),
             ("structured output", says.structured_output),
             ("images", says.images),
+            ("thoughts sent back", says.reasoning_history),
         ] {
             if let Some(said) = said {
                 known.push(format!("{}{name}", if said { "" } else { "no " }));

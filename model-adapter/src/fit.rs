@@ -13,6 +13,10 @@ pub fn fit(known: &Capabilities, generation: &mut Generation) -> Result<Vec<Stri
     let mut warnings = Vec::new();
     if let Some(generation::Prompt::Chat(chat)) = &mut generation.prompt {
         refuse(known, chat)?;
+        merge_instructions(&mut chat.messages);
+        // A turn in which nothing was said and nothing called is nothing to any server.
+        let says = |message: &Message| !message.content.is_empty() || !message.tool_calls.is_empty();
+        chat.messages.retain(|message| message.role != Role::Assistant as i32 || says(message));
         if known.system_role == Some(false) {
             fold_instructions(&mut chat.messages, &mut warnings);
         }
@@ -38,6 +42,27 @@ fn refuse(known: &Capabilities, chat: &ChatPrompt) -> Result<(), Failure> {
         return Err(Failure::field("messages.content.image", "the model sees no images"));
     }
     Ok(())
+}
+
+/// Makes one message of the instructions that begin a conversation: some chat templates take one.
+fn merge_instructions(messages: &mut Vec<Message>) {
+    let texts = |message: &Message| {
+        message.role == Role::System as i32
+            && message.content.iter().all(|part| matches!(part.part, Some(content_part::Part::Text(_))))
+    };
+    let leading = messages.iter().take_while(|message| texts(message)).count();
+    if leading < 2 {
+        return;
+    }
+    let text = |part: ContentPart| match part.part {
+        Some(content_part::Part::Text(text)) => text,
+        _ => String::new(),
+    };
+    let rest = messages.split_off(leading);
+    let said: Vec<_> = messages.drain(..).flat_map(|message| message.content).map(text).collect();
+    let content = vec![ContentPart { part: Some(content_part::Part::Text(said.join("\n\n"))) }];
+    messages.push(Message { role: Role::System as i32, content, ..Message::default() });
+    messages.extend(rest);
 }
 
 /// Puts instructions before the first question, where there is no place of their own for them.
@@ -128,6 +153,14 @@ mod tests {
         let before = asked.clone();
         assert!(fit(&known, &mut asked).unwrap().is_empty());
         assert_eq!(asked, before);
+    }
+
+    #[test]
+    fn instructions_in_a_row_are_one_message() {
+        let said = vec![message(Role::System, "a"), message(Role::System, "b"), message(Role::User, "Hi")];
+        let mut asked = generation(ChatPrompt { messages: said, ..Default::default() }, Parameters::default());
+        fit(&Capabilities::default(), &mut asked).unwrap();
+        assert_eq!(messages(&asked), [message(Role::System, "a\n\nb"), message(Role::User, "Hi")]);
     }
 
     #[test]

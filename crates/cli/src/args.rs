@@ -399,6 +399,9 @@ pub struct ModelSettings {
     /// Which of OpenAI's APIs chats go to: chat or responses.
     #[arg(long, value_name = "API")]
     pub chat_api: Option<String>,
+    /// The server wants back what the model thought in earlier turns.
+    #[arg(long)]
+    pub reasoning_history: bool,
     /// The model takes no sampling parameters.
     #[arg(long)]
     pub no_sampling: bool,

@@ -29,7 +29,7 @@ pub(super) fn routes() -> Router<Arc<HttpDoor>> {
 }
 
 /// The head, with the key where the pipeline looks for it. A bearer that is there already is the one that counts.
-fn head_of(request: &Request) -> Head {
+pub(super) fn head_of(request: &Request) -> Head {
     let mut head = Head::of(request);
     if !head.headers.contains_key(AUTHORIZATION)
         && let Some(key) = head.headers.remove(KEY)

@@ -36,6 +36,7 @@ fn chat(given: Option<pb::Chat>) -> Result<Ask, Failure> {
         task: Task::Chat(ChatPrompt { messages, tools, tool_choice, response_format }),
         parameters: parameters.unwrap_or_default(),
         session: None,
+        warnings: Vec::new(),
     })
 }
 
@@ -47,6 +48,7 @@ fn code(given: Option<pb::Code>) -> Result<Ask, Failure> {
         task: Task::Code { prefix, suffix, file_path, files: related_files },
         parameters: parameters.unwrap_or_default(),
         session: Some(editing_session_id).filter(|session| !session.is_empty()),
+        warnings: Vec::new(),
     })
 }
 
@@ -71,6 +73,7 @@ fn run(given: Option<pb::PromptRun>) -> Result<Ask, Failure> {
         task: Task::Run { feature, variables: variables.into_iter().collect(), version },
         parameters: parameters.unwrap_or_default(),
         session: None,
+        warnings: Vec::new(),
     })
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, FromRequest as _, Request};
 use axum::http::header::CONTENT_LENGTH;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Json, Router};
 use postern_proto::completion::v1::Completion as Whole;
@@ -173,6 +173,14 @@ impl Head {
             request_id: extensions.get::<RequestId>().cloned().unwrap_or_else(RequestId::generate),
         }
     }
+}
+
+/// By which a server tells these APIs' clients whether another try is of use; without it they try again on every 5xx.
+pub(super) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// Whether the same request may do better in a moment: what an administrator must mend does not mend itself.
+pub(super) const fn is_worth_a_retry(failure: &Failure) -> bool {
+    !matches!(failure.reason, Reason::ModelCredentialRejected | Reason::ModelMissingUpstream | Reason::EgressDenied)
 }
 
 /// The `Retry-After` of a failure: whole seconds, and never too early.

@@ -19,6 +19,7 @@ use axum::{Json, Router};
 use postern_proto::{Failure, Reason};
 use serde_json::{Value, json};
 
+use super::anthropic;
 use super::http::{Head, HttpDoor, Parsed, Told};
 
 type Door = State<Arc<HttpDoor>>;
@@ -56,15 +57,23 @@ async fn embed(State(door): Door, request: Request) -> Response {
 }
 
 async fn models(State(door): Door, request: Request) -> Response {
-    match list(&door, &Head::of(&request)).await {
-        Ok(models) => Json(json!({ "object": "list", "data": models })).into_response(),
+    match list(&door, &anthropic::head_of(&request)).await {
+        Ok(models) => {
+            // Anthropic's clients ask here too, and look for pages.
+            let id = |model: Option<&Value>| model.map_or(Value::Null, |model| model["id"].clone());
+            let (first, last) = (id(models.first()), id(models.last()));
+            let pages = json!({
+                "object": "list", "data": models, "has_more": false, "first_id": first, "last_id": last,
+            });
+            Json(pages).into_response()
+        }
         Err(failure) => error::response(failure),
     }
 }
 
 async fn model(State(door): Door, Path(name): Path<String>, request: Request) -> Response {
     let named = |models: Vec<Value>| models.into_iter().find(|model| model["id"] == name.as_str());
-    match list(&door, &Head::of(&request)).await.map(named) {
+    match list(&door, &anthropic::head_of(&request)).await.map(named) {
         Ok(Some(model)) => Json(model).into_response(),
         Ok(None) => error::response(Failure::new(Reason::ModelNotFound, "there is no model of that name for this key")),
         Err(failure) => error::response(failure),
@@ -74,6 +83,11 @@ async fn model(State(door): Door, Path(name): Path<String>, request: Request) ->
 async fn list(door: &HttpDoor, head: &Head) -> Result<Vec<Value>, Failure> {
     let models = door.pipeline.models(door.caller(head)).await?;
     // The API wants a time of creation; the gateway knows none.
-    let shown = |name: &str| json!({ "id": name, "object": "model", "created": 0, "owned_by": "postern" });
+    let shown = |name: &str| {
+        json!({
+            "id": name, "object": "model", "created": 0, "owned_by": "postern",
+            "type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z",
+        })
+    };
     Ok(models.iter().map(|(model, _)| shown(&model.name)).collect())
 }

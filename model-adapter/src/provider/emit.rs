@@ -41,6 +41,11 @@ pub fn tool_call(out: &mut Vec<CompletionEvent>, choice: usize, fragment: ToolCa
     push_delta(out, choice, delta::Delta::ToolCall(fragment));
 }
 
+/// An identifier for a call that the server gave none: results find their call by it, so it is like no other.
+pub fn call_id() -> String {
+    format!("call_{}", uuid::Uuid::new_v4().simple())
+}
+
 /// The end of an answer: its usage, and why each choice ended.
 pub fn end(out: &mut Vec<CompletionEvent>, usage: Option<Usage>, reasons: &[FinishReason]) {
     push(out, completion_event::Event::Usage(usage.unwrap_or_else(absent_usage)));

@@ -43,7 +43,12 @@ fn from_parts(status: u16, error: Option<&Value>) -> Failure {
     };
     let said = words(said);
     let (kind, code) = (member("type"), member("code"));
-    let too_long = code == "context_length_exceeded" || kind == "exceed_context_size_error";
+    let says = said.to_ascii_lowercase();
+    let in_words =
+        ["maximum context length", "prompt is too long", "exceeds the context", "exceed context", "context window"];
+    let too_long = code == "context_length_exceeded"
+        || kind == "exceed_context_size_error"
+        || in_words.iter().any(|words| says.contains(words));
     let (reason, blame, message) = match status {
         400 | 413 | 422 if too_long => {
             (Reason::ContextLengthExceeded, Blame::Client, "the prompt is longer than the model's context")
@@ -94,6 +99,12 @@ mod tests {
             (
                 400,
                 r#"{"error":{"type":"exceed_context_size_error","code":400}}"#,
+                Reason::ContextLengthExceeded,
+                Blame::Client,
+            ),
+            (
+                400,
+                r#"{"error":{"message":"This model's maximum context length is 4096 tokens","type":"BadRequestError"}}"#,
                 Reason::ContextLengthExceeded,
                 Blame::Client,
             ),

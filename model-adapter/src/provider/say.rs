@@ -54,6 +54,30 @@ pub fn text_of(parts: &[ContentPart], of: &str) -> Result<String, Failure> {
     Ok(parts.iter().map(text).collect::<Result<Vec<_>, _>>()?.join("\n"))
 }
 
+/// The messages with the images of tools' results in a question of their own, for formats in which a result is text alone.
+pub fn images_apart(messages: &[Message]) -> Vec<Message> {
+    let is_image = |part: &ContentPart| matches!(part.part, Some(content_part::Part::Image(_)));
+    let (mut apart, mut held): (Vec<Message>, Vec<ContentPart>) = (Vec::new(), Vec::new());
+    let flush = |apart: &mut Vec<Message>, held: &mut Vec<ContentPart>| {
+        if !held.is_empty() {
+            let content = std::mem::take(held);
+            apart.push(Message { role: Role::User as i32, content, ..Message::default() });
+        }
+    };
+    for message in messages {
+        if message.role != Role::Tool as i32 {
+            flush(&mut apart, &mut held);
+            apart.push(message.clone());
+            continue;
+        }
+        let (images, content): (Vec<_>, Vec<_>) = message.content.iter().cloned().partition(is_image);
+        held.extend(images);
+        apart.push(Message { content, ..message.clone() });
+    }
+    flush(&mut apart, &mut held);
+    apart
+}
+
 /// Where an image is.
 pub enum Picture {
     /// Its media type and its bytes as base64.

@@ -17,6 +17,9 @@ pub struct Message {
     /// Tells participants of the same role apart. Default: empty.
     #[prost(string, tag = "5")]
     pub name: ::prost::alloc::string::String,
+    /// Assistant only: what it thought, for servers that want it back amid tool calls. Default: empty.
+    #[prost(string, tag = "6")]
+    pub reasoning: ::prost::alloc::string::String,
 }
 /// A piece of a message.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

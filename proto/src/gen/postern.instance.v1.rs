@@ -1135,6 +1135,9 @@ pub struct Capabilities {
     /// Which of OpenAI's APIs chats go to: chat or responses. Servers of OpenAI's API only.
     #[prost(string, optional, tag = "8")]
     pub chat_api: ::core::option::Option<::prost::alloc::string::String>,
+    /// Whether the server wants back what the model thought in earlier turns, as reasoning_content. Servers of OpenAI's API only.
+    #[prost(bool, optional, tag = "9")]
+    pub reasoning_history: ::core::option::Option<bool>,
 }
 /// A place where the model is served.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

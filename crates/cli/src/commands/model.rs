@@ -161,6 +161,9 @@ fn say(said: &mut pb::Capabilities, settings: &ModelSettings) {
             place.clone_from(given);
         }
     }
+    if settings.reasoning_history {
+        said.reasoning_history = Some(true);
+    }
     for (place, says_not) in [
         (&mut said.sampling, settings.no_sampling),
         (&mut said.system_role, settings.no_system_role),
@@ -253,6 +256,7 @@ fn capabilities(said: Option<&pb::Capabilities>) -> Value {
         ("tools", said.tools.map(Value::from)),
         ("structured_output", said.structured_output.map(Value::from)),
         ("images", said.images.map(Value::from)),
+        ("reasoning_history", said.reasoning_history.map(Value::from)),
     ];
     members
         .into_iter()

@@ -1,6 +1,8 @@
 //! What is answered: a message of blocks, whole or as its events. An answer that fails after its head ends in an `error` event, without
 //! `message_stop`.
 
+use std::collections::BTreeMap;
+
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
     Choice, Completion as Whole, Delta, FinishReason, ToolCall, ToolCallFragment, Usage, completion_event::Event, delta,
@@ -16,8 +18,10 @@ pub(super) struct Writer {
     request_id: String,
     id: String,
     blocks: usize,
-    /// The block that is open, and what it holds.
+    /// The block that is being written, and what it holds.
     open: Option<(usize, Kind)>,
+    /// The blocks of calls by index, and whether any arguments have come.
+    calls: BTreeMap<u32, (usize, bool)>,
     usage: Value,
     stop_reason: &'static str,
 }
@@ -27,15 +31,14 @@ pub(super) struct Writer {
 enum Kind {
     Text,
     Thinking,
-    /// The call of this index.
-    Call(u32),
+    Call,
 }
 
 impl Writer {
     pub(super) fn new(told: Told) -> Self {
         let id = format!("msg_{}", told.id);
         let usage = usage(&Usage::default());
-        Self { request_id: told.id, id, blocks: 0, open: None, usage, stop_reason: "end_turn" }
+        Self { request_id: told.id, id, blocks: 0, open: None, calls: BTreeMap::new(), usage, stop_reason: "end_turn" }
     }
 
     fn message(&self, model: &str, content: Vec<Value>, stop_reason: Value, usage: Value) -> Value {
@@ -51,14 +54,19 @@ impl Writer {
             Some((index, open)) if open == kind => index,
             _ => {
                 self.close(frames);
-                let index = self.blocks;
-                self.blocks += 1;
+                let index = self.begin(empty, frames);
                 self.open = Some((index, kind));
-                let start = json!({ "type": "content_block_start", "index": index, "content_block": empty });
-                frames.named("content_block_start", &start);
                 index
             }
         }
+    }
+
+    fn begin(&mut self, empty: &Value, frames: &mut Frames) -> usize {
+        let index = self.blocks;
+        self.blocks += 1;
+        let start = json!({ "type": "content_block_start", "index": index, "content_block": empty });
+        frames.named("content_block_start", &start);
+        index
     }
 
     fn close(&mut self, frames: &mut Frames) {
@@ -84,9 +92,21 @@ impl Writer {
                 delta_frame(index, &json!({ "type": "thinking_delta", "thinking": thought }), frames);
             }
             delta::Delta::ToolCall(ToolCallFragment { index: call, id, name, arguments_json }) => {
-                let empty = json!({ "type": "tool_use", "id": id, "name": name, "input": {} });
-                let index = self.block(Kind::Call(call), &empty, frames);
-                if !arguments_json.is_empty() {
+                if !self.calls.contains_key(&call) {
+                    self.close(frames);
+                    let empty = json!({ "type": "tool_use", "id": id, "name": name, "input": {} });
+                    let index = self.begin(&empty, frames);
+                    self.open = Some((index, Kind::Call));
+                    self.calls.insert(call, (index, false));
+                }
+                let Some((index, has_arguments)) = self.calls.get_mut(&call) else { return };
+                let index = *index;
+                let is_open = self.open == Some((index, Kind::Call));
+                // A call that has ended without arguments says so late, and its block has said it already. What a server writes of
+                // several calls at once goes to its own block all the same.
+                let says_nothing = !is_open && !*has_arguments && arguments_json == "{}";
+                *has_arguments |= !arguments_json.is_empty();
+                if !arguments_json.is_empty() && !says_nothing {
                     let piece = json!({ "type": "input_json_delta", "partial_json": arguments_json });
                     delta_frame(index, &piece, frames);
                 }
@@ -104,7 +124,7 @@ impl http::Writer for Writer {
     fn whole(&mut self, answer: Whole) -> Value {
         let choice = answer.choices.into_iter().next().unwrap_or_default();
         let Choice { text, reasoning, tool_calls, finish_reason } = choice;
-        let mut content = Vec::new();
+        let (mut content, has_calls) = (Vec::new(), !tool_calls.is_empty());
         if !reasoning.is_empty() {
             content.push(json!({ "type": "thinking", "thinking": reasoning, "signature": "" }));
         }
@@ -115,7 +135,8 @@ impl http::Writer for Writer {
             content.push(json!({ "type": "tool_use", "id": id, "name": name, "input": input(&arguments_json) }));
         }
         let usage = usage(&answer.usage.unwrap_or_default());
-        let mut message = self.message(&answer.model, content, stop_reason(finish_reason).into(), usage);
+        let reason = stop_reason(finish_reason, has_calls);
+        let mut message = self.message(&answer.model, content, reason.into(), usage);
         if !answer.warnings.is_empty() {
             message["postern_warnings"] = answer.warnings.into();
         }
@@ -136,7 +157,7 @@ impl http::Writer for Writer {
             Event::Delta(Delta { choice_index: 0, delta: Some(delta) }) => self.piece(delta, frames),
             Event::Delta(_) => {}
             Event::Usage(counted) => self.usage = usage(&counted),
-            Event::End(end) => self.stop_reason = stop_reason(end.finish_reason),
+            Event::End(end) => self.stop_reason = stop_reason(end.finish_reason, !self.calls.is_empty()),
         }
         Ok(())
     }
@@ -166,8 +187,10 @@ fn input(arguments_json: &str) -> Value {
     }
 }
 
-fn stop_reason(reason: i32) -> &'static str {
+/// Some servers say that they stopped where they call a tool; the clients of this API run tools only where it says so.
+fn stop_reason(reason: i32, has_calls: bool) -> &'static str {
     match FinishReason::try_from(reason).unwrap_or(FinishReason::Other) {
+        FinishReason::Stop | FinishReason::Other if has_calls => "tool_use",
         FinishReason::Length => "max_tokens",
         FinishReason::ToolCalls => "tool_use",
         FinishReason::ContentFilter => "refusal",

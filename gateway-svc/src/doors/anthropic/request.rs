@@ -63,7 +63,11 @@ struct Block {
     #[serde(default)]
     text: Option<String>,
     #[serde(default)]
-    source: Option<Source>,
+    thinking: Option<String>,
+    #[serde(default)]
+    source: Option<Box<RawValue>>,
+    #[serde(default)]
+    title: Option<String>,
     #[serde(default)]
     id: Option<String>,
     #[serde(default)]
@@ -85,7 +89,20 @@ struct Inner {
     #[serde(default)]
     text: Option<String>,
     #[serde(default)]
-    source: Option<Source>,
+    source: Option<Box<RawValue>>,
+    #[serde(default)]
+    title: Option<String>,
+    #[serde(default)]
+    tool_name: Option<String>,
+    #[serde(default)]
+    content: Option<TextOr<Passage>>,
+}
+
+/// A text within a document or a search's result.
+#[derive(Deserialize)]
+struct Passage {
+    #[serde(default)]
+    text: String,
 }
 
 #[derive(Deserialize)]
@@ -97,6 +114,8 @@ struct Source {
     data: Option<String>,
     #[serde(default)]
     url: Option<String>,
+    #[serde(default)]
+    content: Option<TextOr<Passage>>,
 }
 
 #[derive(Deserialize)]
@@ -150,9 +169,20 @@ struct WireFormat {
 }
 
 /// What an answer cannot bring back, or what has tools of the vendor's own.
-const UNOFFERED: &[&str] = &["mcp_servers", "container", "context_management"];
+const UNOFFERED: &[&str] = &["mcp_servers", "container", "thread"];
 /// Hints to the vendor's own machines, which no answer depends on.
-const HINTS: &[&str] = &["service_tier", "cache_control", "betas", "inference_geo"];
+const HINTS: &[&str] = &[
+    "service_tier",
+    "cache_control",
+    "betas",
+    "inference_geo",
+    "context_management",
+    "speed",
+    "diagnostics",
+    "fallbacks",
+    "fallback_credit_token",
+    "billing_policy",
+];
 
 pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
     let body: Body = read(body)?;
@@ -169,6 +199,11 @@ pub(super) fn parse_to_count(body: &[u8]) -> Result<Ask, Failure> {
 
 fn ask(body: Body) -> Result<Ask, Failure> {
     refuse_unoffered(&body.extra, UNOFFERED)?;
+    let edits = body.extra.get("context_management").and_then(|management| management["edits"].as_array());
+    // Clearing is up to who serves; a summary is a block of the answer that nobody here writes.
+    if edits.into_iter().flatten().any(|edit| edit["type"].as_str().is_some_and(|kind| kind.starts_with("compact"))) {
+        return Err(Failure::field("context_management", "compaction is not offered by this gateway"));
+    }
     let mut messages = Vec::new();
     if let Some(system) = body.system {
         messages.push(Message { content: parts("system", system)?, ..message(Role::System) });
@@ -200,7 +235,7 @@ fn ask(body: Body) -> Result<Ask, Failure> {
         response_format: format.or(body.output_format).map(demanded).transpose()?,
     };
     let model = Some(body.model).filter(|model| !model.is_empty());
-    Ok(Ask { model, task: Task::Chat(chat), parameters, session: None })
+    Ok(Ask { model, task: Task::Chat(chat), parameters, session: None, warnings: Vec::new() })
 }
 
 fn message(role: Role) -> Message {
@@ -232,15 +267,21 @@ fn add_turn(messages: &mut Vec<Message>, at: usize, wire: WireMessage) -> Result
                 arguments_json: block.input.map_or_else(|| "{}".to_owned(), |input| input.get().to_owned()),
             }),
             ("tool_result", Role::User) => messages.push(tool_result(&field, block)?),
-            // What a model thought is for the server that it came from; it is not asked of another.
-            ("thinking" | "redacted_thinking", Role::Assistant) => {}
+            ("thinking", Role::Assistant) => turn.reasoning.push_str(block.thinking.as_deref().unwrap_or_default()),
+            // Only the server that it came from can read it.
+            ("redacted_thinking", Role::Assistant) => {}
             _ => {
-                let Block { r#type, text, source, .. } = block;
-                turn.content.push(part(&field, Inner { r#type, text, source })?);
+                let Block { r#type, text, source, title, content, .. } = block;
+                let passage = |inner: Inner| Passage { text: inner.text.unwrap_or_default() };
+                let content = content.map(|content| match content {
+                    TextOr::Text(text) => TextOr::Text(text),
+                    TextOr::Many(inner) => TextOr::Many(inner.into_iter().map(passage).collect()),
+                });
+                turn.content.push(part(&field, Inner { r#type, text, source, title, tool_name: None, content })?);
             }
         }
     }
-    if !turn.content.is_empty() || !turn.tool_calls.is_empty() {
+    if !turn.content.is_empty() || !turn.tool_calls.is_empty() || !turn.reasoning.is_empty() {
         messages.push(turn);
     }
     Ok(())
@@ -250,7 +291,7 @@ fn tool_result(field: &str, block: Block) -> Result<Message, Failure> {
     let id = block.tool_use_id.ok_or_else(|| Failure::field(field, "a tool_result has no tool_use_id"))?;
     let mut content = block.content.map_or_else(|| Ok(Vec::new()), |content| parts(field, content))?;
     if block.is_error == Some(true) {
-        content.insert(0, text_part("The tool failed: ".to_owned()));
+        content.insert(0, text_part("The tool failed:".to_owned()));
     }
     Ok(Message { content, tool_call_id: id, ..message(Role::Tool) })
 }
@@ -267,7 +308,14 @@ fn text_part(text: String) -> ContentPart {
 }
 
 fn part(field: &str, block: Inner) -> Result<ContentPart, Failure> {
-    match (block.r#type.as_str(), block.text, block.source) {
+    let Inner { r#type: kind, text, source, title, tool_name, content } = block;
+    // Of a search's result it is a text, and of no use to a model.
+    let source = source.and_then(|source| serde_json::from_str::<Source>(source.get()).ok());
+    let titled = |body: String| match &title {
+        Some(title) => text_part(format!("{title}\n{body}")),
+        None => text_part(body),
+    };
+    match (kind.as_str(), text, source) {
         ("text", Some(text), _) => Ok(text_part(text)),
         ("image", _, Some(source)) => {
             let url = match (source.r#type.as_str(), source.media_type, source.data, source.url) {
@@ -278,10 +326,24 @@ fn part(field: &str, block: Inner) -> Result<ContentPart, Failure> {
             let image = Image { source: Some(image::Source::Url(url)), ..Image::default() };
             Ok(ContentPart { part: Some(content_part::Part::Image(image)) })
         }
+        // Documents of text are text to every model.
+        ("document", _, Some(Source { r#type, data: Some(data), .. })) if r#type == "text" => Ok(titled(data)),
+        ("document", _, Some(Source { r#type, content: Some(content), .. })) if r#type == "content" => {
+            Ok(titled(passages(content)))
+        }
+        ("search_result", ..) => Ok(titled(content.map(passages).unwrap_or_default())),
+        ("tool_reference", ..) => Ok(text_part(format!("tool: {}", tool_name.unwrap_or_default()))),
         (kind, ..) => {
             let shown: String = kind.chars().filter(|c| !c.is_control()).take(32).collect();
             Err(Failure::field(field, format!("blocks of type `{shown}` are not offered here")))
         }
+    }
+}
+
+fn passages(content: TextOr<Passage>) -> String {
+    match content {
+        TextOr::Text(text) => text,
+        TextOr::Many(passages) => passages.into_iter().map(|passage| passage.text).collect::<Vec<_>>().join("\n"),
     }
 }
 
@@ -312,10 +374,11 @@ fn choice(wire: WireChoice) -> Result<ToolChoice, Failure> {
 /// The effort that a budget for thinking stands for.
 fn thought(thinking: Thinking) -> Option<String> {
     let effort = match (thinking.r#type.as_str(), thinking.budget_tokens) {
-        ("disabled", _) => return None,
-        (_, Some(0..=2048)) => "low",
-        (_, Some(2049..=8192)) | ("adaptive", None) => "medium",
-        _ => "high",
+        ("enabled", Some(0..=2048)) => "low",
+        ("enabled", Some(2049..=8192)) => "medium",
+        ("enabled", _) => "high",
+        // Anything else leaves it to the model.
+        _ => return None,
     };
     Some(effort.to_owned())
 }
@@ -326,13 +389,29 @@ fn demanded(wire: WireFormat) -> Result<ResponseFormat, Failure> {
             let format = response_format::JsonSchema {
                 name: "answer".to_owned(),
                 schema_json: schema.to_string(),
-                strict: Some(true),
+                // Servers that know strictness want every property demanded; this API does not.
+                strict: demands_all(&schema).then_some(true),
                 description: String::new(),
             };
             Ok(ResponseFormat { format: Some(response_format::Format::JsonSchema(format)) })
         }
         _ => Err(Failure::field("output_config.format", "must be json_schema with a schema")),
     }
+}
+
+/// Whether a schema demands every property, at every level.
+fn demands_all(schema: &Value) -> bool {
+    let own = match (schema["properties"].as_object(), schema["required"].as_array()) {
+        (None, _) => true,
+        (Some(properties), Some(required)) => properties.keys().all(|name| required.iter().any(|one| one == name)),
+        (Some(properties), None) => properties.is_empty(),
+    };
+    let within: Vec<&Value> = match schema {
+        Value::Object(members) => members.values().collect(),
+        Value::Array(all) => all.iter().collect(),
+        _ => Vec::new(),
+    };
+    own && within.into_iter().all(demands_all)
 }
 
 #[cfg(test)]
@@ -384,6 +463,30 @@ mod tests {
         assert_eq!((parameters.user.as_deref(), parameters.extra_json.as_str()), (Some("u"), r#"{"min_p":0.1}"#));
     }
 
+    #[test]
+    fn what_widely_used_tools_send_beside_is_no_hindrance() {
+        let ask = asked(&json!({
+            "max_tokens": 5, "thinking": { "type": "adaptive" },
+            "context_management": { "edits": [{ "type": "clear_thinking_20251015", "keep": "all" }] },
+            "output_config": { "format": { "type": "json_schema", "schema": {
+                "type": "object", "properties": { "a": {}, "b": {} }, "required": ["a"],
+            } } },
+            "messages": [
+                { "role": "user", "content": [
+                    { "type": "document", "title": "T", "source": { "type": "text", "media_type": "text/plain", "data": "D" } },
+                    { "type": "search_result", "source": "https://x", "title": "S", "content": [{ "type": "text", "text": "P" }] },
+                ] },
+                { "role": "assistant", "content": [{ "type": "thinking", "thinking": "hm", "signature": "s" }] },
+            ],
+        }))
+        .unwrap();
+        assert_eq!((ask.parameters.reasoning_effort, ask.parameters.extra_json.as_str()), (None, ""));
+        let Task::Chat(chat) = ask.task else { panic!("a chat") };
+        assert_eq!(chat.messages[0].content, [text_part("T\nD".to_owned()), text_part("S\nP".to_owned())]);
+        let Some(response_format::Format::JsonSchema(format)) = chat.response_format.unwrap().format else { panic!() };
+        assert_eq!(format.strict, None);
+    }
+
     /// Each level of a list within a list costs a level of the reader and no copy of what is below.
     #[test]
     fn results_within_results_are_refused_and_cost_nothing() {
@@ -414,6 +517,8 @@ mod tests {
             ("tools", json!([{ "type": "web_search_20250305", "name": "web_search" }]), "tools"),
             ("tool_choice", json!({ "type": "maybe" }), "tool_choice"),
             ("mcp_servers", json!([{}]), "mcp_servers"),
+            ("thread", json!({ "type": "create" }), "thread"),
+            ("context_management", json!({ "edits": [{ "type": "compact_20260112" }] }), "context_management"),
         ] {
             assert_eq!(with(member, value).as_deref(), Some(field), "{member}");
         }

@@ -99,7 +99,8 @@ impl Writer {
                         json!([{ "index": 0, "delta": { "role": "assistant", "content": "" }, "finish_reason": null }])
                     }
                     Shape::Text if start.warnings.is_empty() => return Vec::new(),
-                    Shape::Text => json!([]),
+                    // The clients look for a choice in each chunk.
+                    Shape::Text => json!([{ "index": 0, "text": "", "logprobs": null, "finish_reason": null }]),
                 };
                 let mut chunk = self.chunk(choices);
                 if !start.warnings.is_empty() {

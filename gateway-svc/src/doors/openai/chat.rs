@@ -45,6 +45,8 @@ struct WireMessage {
     #[serde(default)]
     name: Option<String>,
     #[serde(default)]
+    reasoning_content: Option<String>,
+    #[serde(default)]
     tool_calls: Option<Vec<WireToolCall>>,
     #[serde(default)]
     tool_call_id: Option<String>,
@@ -117,10 +119,14 @@ struct WireFormat {
     r#type: String,
     #[serde(default)]
     json_schema: Option<WireSchema>,
+    /// Beside the type, as llama.cpp and Together have it.
+    #[serde(default)]
+    schema: Option<Value>,
 }
 
 #[derive(Deserialize)]
 struct WireSchema {
+    #[serde(default)]
     name: String,
     #[serde(default)]
     schema: Value,
@@ -151,7 +157,7 @@ pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
     parameters.max_tokens = body.max_completion_tokens.or(parameters.max_tokens);
     parameters.parallel_tool_calls = body.parallel_tool_calls;
     parameters.reasoning_effort = body.reasoning_effort;
-    let ask = Ask { model, task: Task::Chat(chat), parameters, session: None };
+    let ask = Ask { model, task: Task::Chat(chat), parameters, session: None, warnings: Vec::new() };
     Ok(Parsed { ask, stream, writer: Box::new(Writer::new(Shape::Chat, told, include_usage)) })
 }
 
@@ -184,6 +190,7 @@ fn message(at: usize, wire: WireMessage) -> Result<Message, Failure> {
         tool_calls: wire.tool_calls.unwrap_or_default().into_iter().map(call).collect(),
         tool_call_id: wire.tool_call_id.unwrap_or_default(),
         name: wire.name.unwrap_or_default(),
+        reasoning: wire.reasoning_content.unwrap_or_default(),
     })
 }
 
@@ -231,15 +238,18 @@ fn choice(wire: WireToolChoice) -> Result<ToolChoice, Failure> {
 }
 
 fn format(wire: WireFormat) -> Result<Option<ResponseFormat>, Failure> {
-    let format = match (wire.r#type.as_str(), wire.json_schema) {
+    let beside = wire.schema.map(|schema| WireSchema { name: String::new(), schema, strict: None, description: None });
+    let format = match (wire.r#type.as_str(), wire.json_schema.or(beside)) {
         ("text", _) => return Ok(None),
-        ("json_object", _) => response_format::Format::JsonObject(response_format::JsonObject {}),
-        ("json_schema", Some(schema)) => response_format::Format::JsonSchema(response_format::JsonSchema {
-            name: schema.name,
-            schema_json: schema.schema.to_string(),
-            strict: schema.strict,
-            description: schema.description.unwrap_or_default(),
-        }),
+        ("json_object", None) => response_format::Format::JsonObject(response_format::JsonObject {}),
+        ("json_object" | "json_schema", Some(schema)) => {
+            response_format::Format::JsonSchema(response_format::JsonSchema {
+                name: if schema.name.is_empty() { "answer".to_owned() } else { schema.name },
+                schema_json: schema.schema.to_string(),
+                strict: schema.strict,
+                description: schema.description.unwrap_or_default(),
+            })
+        }
         _ => return Err(Failure::field("response_format", "must be text, json_object, or json_schema with a schema")),
     };
     Ok(Some(ResponseFormat { format: Some(format) }))

@@ -48,7 +48,7 @@ pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
     };
     let (stream, include_usage, model) = (body.common.streams(), body.common.include_usage(), body.common.model());
     let parameters = body.common.parameters(body.extra)?;
-    let ask = Ask { model, task, parameters, session: None };
+    let ask = Ask { model, task, parameters, session: None, warnings: Vec::new() };
     Ok(Parsed { ask, stream, writer: Box::new(Writer::new(Shape::Text, told, include_usage)) })
 }
 

@@ -8,7 +8,7 @@ use postern_proto::Failure;
 use postern_runtime::grpc::refuse;
 use serde_json::{Value, json};
 
-use crate::doors::http::retry_after;
+use crate::doors::http::{SHOULD_RETRY, is_worth_a_retry, retry_after};
 
 /// The envelope.
 pub(super) fn envelope(failure: &Failure) -> Value {
@@ -35,6 +35,9 @@ pub(super) fn response(failure: Failure) -> Response {
     let mut response = (status, Json(envelope(&failure))).into_response();
     if status == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if !is_worth_a_retry(&failure) {
+        response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
     }
     if let Some(seconds) = retry_after(&failure) {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));

@@ -17,13 +17,13 @@ pub(super) struct Common {
     #[serde(default)]
     stream_options: Option<StreamOptions>,
     #[serde(default)]
-    max_tokens: Option<u32>,
+    max_tokens: Option<i64>,
     #[serde(default)]
     temperature: Option<f64>,
     #[serde(default)]
     top_p: Option<f64>,
     #[serde(default)]
-    top_k: Option<u32>,
+    top_k: Option<i64>,
     #[serde(default)]
     stop: Option<OneOrMany>,
     #[serde(default)]
@@ -68,10 +68,10 @@ impl Common {
     pub(super) fn parameters(self, extra: Map<String, Value>) -> Result<Parameters, Failure> {
         let extra_json = extra_json(extra)?;
         Ok(Parameters {
-            max_tokens: self.max_tokens,
+            max_tokens: count("max_tokens", self.max_tokens)?,
             temperature: self.temperature,
             top_p: self.top_p,
-            top_k: self.top_k,
+            top_k: count("top_k", self.top_k)?,
             stop: match self.stop {
                 None => Vec::new(),
                 Some(OneOrMany::One(text)) => vec![text],
@@ -85,5 +85,13 @@ impl Common {
             extra_json,
             ..Default::default()
         })
+    }
+}
+
+/// A count, of which -1 says that there is none, as vLLM and llama.cpp have it.
+fn count(name: &str, given: Option<i64>) -> Result<Option<u32>, Failure> {
+    match given {
+        None | Some(-1) => Ok(None),
+        Some(given) => u32::try_from(given).map(Some).map_err(|_| Failure::field(name, "is out of range")),
     }
 }

@@ -1,12 +1,13 @@
 //! `/v1/responses` (<https://platform.openai.com/docs/api-reference/responses>), of which nothing is kept: what is asked.
 
 mod answer;
+mod tools;
 
 use std::collections::BTreeMap;
 
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
-    ContentPart, Image, Message, Parameters, ResponseFormat, Role, Tool, ToolCall, ToolChoice, content_part, image,
+    ContentPart, Image, Message, Parameters, ResponseFormat, Role, ToolCall, ToolChoice, content_part, image,
     response_format, tool_choice,
 };
 use postern_proto::model::v1::ChatPrompt;
@@ -18,6 +19,7 @@ use crate::ask::{Ask, Task};
 use crate::doors::http::{Parsed, Told};
 use crate::doors::wire::{TextOr, extra_json, members, read, refuse_unoffered};
 use answer::{Echo, Writer};
+use tools::{Tools, WireTool, shown};
 
 #[derive(Deserialize)]
 struct Body {
@@ -64,8 +66,18 @@ struct Item {
     call_id: Option<String>,
     #[serde(default)]
     name: Option<String>,
+    /// A text, but for vendors' own calls.
     #[serde(default)]
-    arguments: Option<String>,
+    arguments: Option<Box<RawValue>>,
+    #[serde(default)]
+    namespace: Option<String>,
+    #[serde(default)]
+    input: Option<String>,
+    #[serde(default)]
+    tools: Vec<WireTool>,
+    /// What a model thought.
+    #[serde(default)]
+    summary: Vec<Part>,
     #[serde(default)]
     output: Option<TextOr<Part>>,
 }
@@ -81,19 +93,6 @@ struct Part {
     image_url: Option<String>,
     #[serde(default)]
     detail: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct WireTool {
-    r#type: String,
-    #[serde(default)]
-    name: Option<String>,
-    #[serde(default)]
-    description: Option<String>,
-    #[serde(default)]
-    parameters: Option<Box<RawValue>>,
-    #[serde(default)]
-    strict: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -137,6 +136,11 @@ const HINTS: &[&str] = &[
     "stream_options",
     "top_logprobs",
     "max_tool_calls",
+    "client_metadata",
+    "prompt_cache_options",
+    "context_management",
+    "moderation",
+    "access_programs",
 ];
 
 pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
@@ -146,7 +150,7 @@ pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
     if body.metadata.as_ref().is_some_and(|pairs| pairs.len() > MAX_METADATA) {
         return Err(Failure::field("metadata", format!("at most {MAX_METADATA} pairs of texts")));
     }
-    let mut messages = Vec::new();
+    let (mut messages, mut later_tools) = (Vec::new(), Vec::new());
     if let Some(instructions) = body.instructions {
         messages.push(Message { content: vec![text_part(instructions)], ..message(Role::System) });
     }
@@ -154,11 +158,14 @@ pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
         TextOr::Text(text) => messages.push(Message { content: vec![text_part(text)], ..message(Role::User) }),
         TextOr::Many(items) => {
             for (at, item) in items.into_iter().enumerate() {
-                add_item(&mut messages, at, item)?;
+                add_item(&mut messages, &mut later_tools, at, item)?;
             }
         }
     }
-    let tools = body.tools.unwrap_or_default().into_iter().map(tool).collect::<Result<_, _>>()?;
+    let (mut known, mut tools, mut warnings) = (Tools::default(), Vec::new(), Vec::new());
+    for wire in body.tools.unwrap_or_default().into_iter().chain(later_tools) {
+        known.take(wire, &mut tools, &mut warnings)?;
+    }
     let mut extra = body.extra;
     extra.retain(|name, _| !HINTS.contains(&name.as_str()));
     let parameters = Parameters {
@@ -178,8 +185,8 @@ pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
         response_format: body.text.and_then(|text| text.format).map(format).transpose()?.flatten(),
     };
     let model = Some(body.model).filter(|model| !model.is_empty());
-    let ask = Ask { model, task: Task::Chat(chat), parameters, session: None };
-    Ok(Parsed { ask, stream: body.stream.unwrap_or(false), writer: Box::new(Writer::new(told, echo)) })
+    let ask = Ask { model, task: Task::Chat(chat), parameters, session: None, warnings };
+    Ok(Parsed { ask, stream: body.stream.unwrap_or(false), writer: Box::new(Writer::new(told, echo, known)) })
 }
 
 fn message(role: Role) -> Message {
@@ -191,7 +198,7 @@ fn text_part(text: String) -> ContentPart {
 }
 
 /// An item; calls in a row are one turn of the assistant, with what it said before them.
-fn add_item(messages: &mut Vec<Message>, at: usize, item: Item) -> Result<(), Failure> {
+fn add_item(messages: &mut Vec<Message>, tools: &mut Vec<WireTool>, at: usize, item: Item) -> Result<(), Failure> {
     let missing = |member: &str| Failure::field(format!("input[{at}].{member}"), "is missing");
     match item.r#type.as_deref().unwrap_or("message") {
         "message" => {
@@ -204,27 +211,54 @@ fn add_item(messages: &mut Vec<Message>, at: usize, item: Item) -> Result<(), Fa
                     return Err(Failure::field(format!("input[{at}].role"), problem));
                 }
             };
-            let content = item.content.ok_or_else(|| missing("content"))?;
-            messages.push(Message { content: parts(at, content)?, ..message(role) });
+            let content = parts(at, item.content.ok_or_else(|| missing("content"))?)?;
+            match messages.last_mut() {
+                // What it says beside its calls is one turn with them, in whichever order they come.
+                Some(turn) if role == Role::Assistant && turn.role == role as i32 => turn.content.extend(content),
+                _ => messages.push(Message { content, ..message(role) }),
+            }
         }
-        "function_call" => {
+        kind @ ("function_call" | "custom_tool_call") => {
+            let name = item.name.ok_or_else(|| missing("name"))?;
+            let arguments_json = match (kind, item.arguments, item.input) {
+                ("custom_tool_call", _, input) => serde_json::json!({ "input": input.unwrap_or_default() }).to_string(),
+                (_, Some(arguments), _) => serde_json::from_str::<String>(arguments.get())
+                    .map_err(|_| Failure::field(format!("input[{at}].arguments"), "must be a text"))?,
+                (_, None, _) => String::new(),
+            };
             let call = ToolCall {
                 id: item.call_id.ok_or_else(|| missing("call_id"))?,
-                name: item.name.ok_or_else(|| missing("name"))?,
-                arguments_json: item.arguments.unwrap_or_default(),
+                name: item.namespace.map_or(name.clone(), |namespace| shown(&namespace, &name)),
+                arguments_json,
             };
             match messages.last_mut() {
                 Some(turn) if turn.role == Role::Assistant as i32 => turn.tool_calls.push(call),
                 _ => messages.push(Message { tool_calls: vec![call], ..message(Role::Assistant) }),
             }
         }
-        "function_call_output" => {
+        "function_call_output" | "custom_tool_call_output" => {
             let tool_call_id = item.call_id.ok_or_else(|| missing("call_id"))?;
             let content = parts(at, item.output.ok_or_else(|| missing("output"))?)?;
             messages.push(Message { content, tool_call_id, ..message(Role::Tool) });
         }
-        // What a model thought is for the server that it came from.
-        "reasoning" => {}
+        "reasoning" => {
+            let thought = |part: Part| part.text.unwrap_or_default();
+            let content = match item.content {
+                Some(TextOr::Many(parts)) => parts,
+                _ => Vec::new(),
+            };
+            let reasoning = content.into_iter().chain(item.summary).map(thought).collect::<Vec<_>>().join("\n");
+            if !reasoning.is_empty() {
+                messages.push(Message { reasoning, ..message(Role::Assistant) });
+            }
+        }
+        "additional_tools" => tools.extend(item.tools),
+        // What a vendor's own tool did is for its vendor.
+        "tool_search_call" | "tool_search_output" | "web_search_call" | "image_generation_call" => {}
+        "item_reference" => {
+            let problem = "nothing is kept here: send the items themselves (clients do so with `store: false`)";
+            return Err(Failure::field(format!("input[{at}].type"), problem));
+        }
         other => {
             let shown: String = other.chars().filter(|c| !c.is_control()).take(32).collect();
             let problem = format!("items of type `{shown}` are not offered here");
@@ -254,16 +288,6 @@ fn part(at: usize, wire: Part) -> Result<ContentPart, Failure> {
             Err(Failure::field(format!("input[{at}].content"), format!("parts of type `{shown}` are not offered")))
         }
     }
-}
-
-fn tool(wire: WireTool) -> Result<Tool, Failure> {
-    let name = wire.name.filter(|_| wire.r#type == "function");
-    Ok(Tool {
-        name: name.ok_or_else(|| Failure::field("tools", "only tools of type `function` are offered"))?,
-        description: wire.description.unwrap_or_default(),
-        parameters_json: wire.parameters.map(|schema| schema.get().to_owned()).unwrap_or_default(),
-        strict: wire.strict,
-    })
 }
 
 fn choice(wire: Value) -> Result<ToolChoice, Failure> {
@@ -335,6 +359,39 @@ mod tests {
     }
 
     #[test]
+    fn tools_that_are_no_functions_are_shown_as_such_or_dropped_with_a_warning() {
+        let ask = asked(&json!({
+            "model": "m", "client_metadata": { "a": "b" },
+            "tools": [
+                { "type": "custom", "name": "apply_patch", "description": "Takes a patch." },
+                { "type": "namespace", "name": "mcp__files", "tools": [
+                    { "type": "function", "name": "read", "parameters": { "type": "object" } },
+                ] },
+                { "type": "web_search" },
+            ],
+            "input": [
+                { "type": "additional_tools", "role": "developer", "tools": [{ "type": "function", "name": "late" }] },
+                { "role": "user", "content": "go" },
+                { "type": "custom_tool_call", "call_id": "c1", "name": "apply_patch", "input": "*** Begin" },
+                { "type": "function_call", "call_id": "c2", "namespace": "mcp__files", "name": "read", "arguments": "{}" },
+                { "type": "message", "role": "assistant", "content": "reading" },
+                { "type": "custom_tool_call_output", "call_id": "c1", "output": "done" },
+                { "type": "tool_search_call", "arguments": { "q": 1 } },
+            ],
+        }))
+        .unwrap();
+        assert_eq!(ask.warnings, ["the tool `web_search` was dropped: only its vendor runs it"]);
+        assert_eq!(ask.parameters.extra_json, "");
+        let Task::Chat(chat) = ask.task else { panic!("a chat") };
+        let names: Vec<_> = chat.tools.iter().map(|tool| tool.name.as_str()).collect();
+        assert_eq!(names, ["apply_patch", "mcp__files__read", "late"]);
+        assert_eq!(chat.messages.len(), 3);
+        let turn = &chat.messages[1];
+        assert_eq!(turn.tool_calls[0].arguments_json, r#"{"input":"*** Begin"}"#);
+        assert_eq!((turn.tool_calls[1].name.as_str(), turn.content.len()), ("mcp__files__read", 1));
+    }
+
+    #[test]
     fn what_cannot_be_done_is_refused_by_name() {
         let with = |member: &str, value: Value| {
             let mut body = json!({ "model": "m", "input": "hi" });
@@ -345,7 +402,7 @@ mod tests {
         for (member, value, field) in [
             ("previous_response_id", json!("resp_1"), "previous_response_id"),
             ("background", json!(true), "background"),
-            ("tools", json!([{ "type": "web_search" }]), "tools"),
+            ("tools", json!([{ "type": "function" }]), "tools"),
             ("tool_choice", json!("maybe"), "tool_choice"),
             ("text", json!({ "format": { "type": "xml" } }), "text.format"),
             ("input", json!([{ "type": "item_reference", "id": "x" }]), "input[0].type"),

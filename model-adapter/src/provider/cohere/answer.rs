@@ -44,12 +44,12 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
     let message = &answer["message"];
     if !message.is_object() {
         let said = answer["text"].as_str().ok_or_else(|| invalid("neither a message nor a text"))?;
-        let call = |(call, index): (&Value, usize)| ToolCall {
-            id: format!("call_{index}"),
+        let call = |call: &Value| ToolCall {
+            id: emit::call_id(),
             name: text(call, "name").to_owned(),
             arguments_json: call["parameters"].to_string(),
         };
-        let calls: Vec<_> = answer["tool_calls"].as_array().into_iter().flatten().zip(0..).map(call).collect();
+        let calls: Vec<_> = answer["tool_calls"].as_array().into_iter().flatten().map(call).collect();
         let reason = match answer["finish_reason"].as_str().map(finish_reason).unwrap_or(Ok(FinishReason::Stop))? {
             FinishReason::Stop if !calls.is_empty() => FinishReason::ToolCalls,
             reason => reason,

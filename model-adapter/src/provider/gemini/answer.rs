@@ -89,7 +89,7 @@ impl Responses {
             let index = self.calls;
             self.calls += 1;
             // Calls have ids in some versions only; results find their call by it.
-            let id = call["id"].as_str().map_or_else(|| format!("call_{index}"), str::to_owned);
+            let id = call["id"].as_str().map_or_else(emit::call_id, str::to_owned);
             let arguments_json = if call["args"].is_null() { "{}".to_owned() } else { call["args"].to_string() };
             emit::tool_call(out, 0, ToolCallFragment { index, id, name: name.to_owned(), arguments_json });
         }

@@ -54,7 +54,7 @@ fn conversation(messages: &[Message]) -> Result<(String, Vec<Value>), Failure> {
     let (mut system, mut turns): (Vec<String>, Vec<(&str, Vec<Value>)>) = (Vec::new(), Vec::new());
     // A result names the function here, not the call.
     let mut names = HashMap::new();
-    for message in messages {
+    for message in &say::images_apart(messages) {
         let (side, parts) = match say::role(message)? {
             Role::System => {
                 system.push(say::text_of(&message.content, "a system message")?);

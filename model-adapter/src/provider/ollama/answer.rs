@@ -59,9 +59,9 @@ fn content(line: &Value) -> (&str, &str, Vec<ToolCall>) {
 }
 
 /// Gives a call an id where the server gave none: results find their call by it.
-fn named(mut call: ToolCall, index: u32) -> ToolCall {
+fn named(mut call: ToolCall) -> ToolCall {
     if call.id.is_empty() {
-        call.id = format!("call_{index}");
+        call.id = emit::call_id();
     }
     call
 }
@@ -111,7 +111,7 @@ impl Lines {
         for call in calls {
             let index = self.calls;
             self.calls += 1;
-            let ToolCall { id, name, arguments_json } = named(call, index);
+            let ToolCall { id, name, arguments_json } = named(call);
             emit::tool_call(out, 0, ToolCallFragment { index, id, name, arguments_json });
         }
         if line["done"] == true {
@@ -128,7 +128,7 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
         return Err(if line["done"].is_null() { invalid("no answer") } else { truncated() });
     }
     let (text, thought, calls) = content(&line);
-    let calls: Vec<_> = calls.into_iter().zip(0..).map(|(call, index)| named(call, index)).collect();
+    let calls: Vec<_> = calls.into_iter().map(named).collect();
     let reason = finish_reason(&line, !calls.is_empty());
     Ok(emit::whole((text.to_owned(), thought.to_owned()), calls, reason, usage(&line)))
 }

@@ -10,7 +10,7 @@ use postern_proto::model::v1::{ChatPrompt, Generation, RawPrompt, generation};
 use serde_json::{Map, Value, json};
 
 use super::{Api, Dialect, Target};
-use crate::provider::say::{Dropped, json_text};
+use crate::provider::say::{Dropped, images_apart, json_text};
 
 /// The JSON body and what kind of answer it asks for.
 pub(super) fn body(
@@ -23,7 +23,7 @@ pub(super) fn body(
     body.insert("model".to_owned(), target.identifier.into());
     let kind = match &generation.prompt {
         Some(generation::Prompt::Chat(chat)) => {
-            add_chat(&mut body, chat)?;
+            add_chat(&mut body, chat, target.capabilities.reasoning_history())?;
             Api::Chat
         }
         Some(generation::Prompt::Raw(RawPrompt { text, suffix, files: _ })) => {
@@ -52,6 +52,9 @@ pub(super) fn body(
     if let Some(parameters) = &generation.parameters {
         add_parameters(&mut body, parameters)?;
     }
+    if !body.contains_key("tools") {
+        body.remove("parallel_tool_calls");
+    }
     if let Some(field) = &target.capabilities.max_tokens_field
         && let Some(bound) = body.remove("max_tokens")
     {
@@ -60,6 +63,32 @@ pub(super) fn body(
     let warnings = if dialect == Dialect::Mistral { as_mistral(&mut body) } else { Vec::new() };
     Ok((kind, serde_json::to_vec(&body).map_err(Failure::internal)?.into(), warnings))
 }
+
+/// Members of Mistral's requests.
+const MISTRAL_KNOWS: &[&str] = &[
+    "model",
+    "messages",
+    "prompt",
+    "suffix",
+    "stream",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "response_format",
+    "max_tokens",
+    "min_tokens",
+    "temperature",
+    "top_p",
+    "stop",
+    "random_seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "n",
+    "prediction",
+    "prompt_mode",
+    "safe_prompt",
+    "metadata",
+];
 
 /// Mistral's names, without what it has none for.
 fn as_mistral(body: &mut Map<String, Value>) -> Vec<String> {
@@ -73,18 +102,27 @@ fn as_mistral(body: &mut Map<String, Value>) -> Vec<String> {
     for name in ["user", "top_k", "reasoning_effort"] {
         dropped.parameter(name, body.remove(name).is_some());
     }
+    // What it does not know it refuses.
+    let unknown: Vec<_> = body.keys().filter(|name| !MISTRAL_KNOWS.contains(&name.as_str())).cloned().collect();
+    for name in unknown {
+        body.remove(&name);
+        let shown: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
+        dropped.parameter(&shown, true);
+    }
     dropped.warnings
 }
 
-fn add_chat(body: &mut Map<String, Value>, chat: &ChatPrompt) -> Result<(), Failure> {
+fn add_chat(body: &mut Map<String, Value>, chat: &ChatPrompt, with_thoughts: bool) -> Result<(), Failure> {
     let ChatPrompt { messages, tools, tool_choice, response_format } = chat;
-    let messages = messages.iter().map(message).collect::<Result<Vec<_>, _>>()?;
+    let messages = images_apart(messages);
+    let messages = messages.iter().map(|one| message(one, with_thoughts)).collect::<Result<Vec<_>, _>>()?;
     body.insert("messages".to_owned(), messages.into());
     if !tools.is_empty() {
         let tools = tools.iter().map(tool).collect::<Result<Vec<_>, _>>()?;
         body.insert("tools".to_owned(), tools.into());
     }
-    if let Some(ToolChoice { choice: Some(choice) }) = tool_choice {
+    // A choice among no tools is refused.
+    if let Some(ToolChoice { choice: Some(choice) }) = tool_choice.as_ref().filter(|_| !tools.is_empty()) {
         body.insert("tool_choice".to_owned(), tool_choice_value(choice));
     }
     if let Some(ResponseFormat { format: Some(format) }) = response_format {
@@ -93,8 +131,8 @@ fn add_chat(body: &mut Map<String, Value>, chat: &ChatPrompt) -> Result<(), Fail
     Ok(())
 }
 
-fn message(message: &Message) -> Result<Value, Failure> {
-    let Message { role, content, tool_calls, tool_call_id, name } = message;
+fn message(message: &Message, with_thoughts: bool) -> Result<Value, Failure> {
+    let Message { role, content, tool_calls, tool_call_id, name, reasoning } = message;
     let role = match Role::try_from(*role) {
         Ok(Role::System) => "system",
         Ok(Role::User) => "user",
@@ -104,7 +142,12 @@ fn message(message: &Message) -> Result<Value, Failure> {
     };
     let mut value = Map::new();
     value.insert("role".to_owned(), role.into());
-    value.insert("content".to_owned(), content_value(content)?);
+    // Nothing was said where something was called; elsewhere nothing is an empty text.
+    let content = if content.is_empty() && tool_calls.is_empty() { "".into() } else { content_value(content)? };
+    value.insert("content".to_owned(), content);
+    if with_thoughts && role == "assistant" {
+        value.insert("reasoning_content".to_owned(), reasoning.as_str().into());
+    }
     if !tool_calls.is_empty() {
         value.insert("tool_calls".to_owned(), tool_calls.iter().map(tool_call).collect::<Vec<_>>().into());
     }
@@ -117,12 +160,16 @@ fn message(message: &Message) -> Result<Value, Failure> {
     Ok(value.into())
 }
 
-/// A lone text goes as a string, which every server takes; anything else as an array of parts.
+/// Texts go as a string, which every server takes; with pictures as an array of parts.
 fn content_value(parts: &[ContentPart]) -> Result<Value, Failure> {
-    match parts {
-        [] => Ok(Value::Null),
-        [ContentPart { part: Some(content_part::Part::Text(text)) }] => Ok(text.as_str().into()),
-        parts => parts.iter().map(part).collect::<Result<Vec<_>, _>>().map(Value::from),
+    let text = |part: &ContentPart| match &part.part {
+        Some(content_part::Part::Text(text)) => Some(text.clone()),
+        _ => None,
+    };
+    match parts.iter().map(text).collect::<Option<Vec<_>>>() {
+        Some(texts) if texts.is_empty() => Ok(Value::Null),
+        Some(texts) => Ok(texts.join("\n").into()),
+        None => parts.iter().map(part).collect::<Result<Vec<_>, _>>().map(Value::from),
     }
 }
 

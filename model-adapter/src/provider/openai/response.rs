@@ -5,7 +5,7 @@ use postern_proto::{Blame, Failure, Reason};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::provider::emit::{MAX_PARTS, absent_usage, invalid};
+use crate::provider::emit::{self, MAX_PARTS, absent_usage, invalid};
 use crate::provider::error;
 
 /// The arguments of a call that has none, which some servers leave empty.
@@ -216,5 +216,6 @@ fn tool_call(call: WireToolCall) -> Result<ToolCall, Failure> {
         return Err(invalid("a tool call without a name"));
     }
     let arguments_json = if arguments.is_empty() { NO_ARGUMENTS.to_owned() } else { arguments };
-    Ok(ToolCall { id: call.id, name, arguments_json })
+    let id = if call.id.is_empty() { emit::call_id() } else { call.id };
+    Ok(ToolCall { id, name, arguments_json })
 }

@@ -21,7 +21,7 @@ pub(super) fn body(
 ) -> Result<(Api, Bytes, Vec<String>), Failure> {
     let ChatPrompt { messages, tools, tool_choice, response_format } = chat;
     let mut input = Vec::new();
-    for message in messages {
+    for message in &say::images_apart(messages) {
         add_items(&mut input, message)?;
     }
     let mut body = Map::new();
@@ -34,7 +34,7 @@ pub(super) fn body(
     if !tools.is_empty() {
         body.insert("tools".to_owned(), tools.iter().map(tool).collect::<Result<Vec<_>, _>>()?.into());
     }
-    if let Some(ToolChoice { choice: Some(choice) }) = tool_choice {
+    if let Some(ToolChoice { choice: Some(choice) }) = tool_choice.as_ref().filter(|_| !tools.is_empty()) {
         body.insert("tool_choice".to_owned(), choice_value(choice));
     }
     if let Some(ResponseFormat { format: Some(format) }) = response_format {
@@ -157,12 +157,13 @@ fn add_parameters(
     ] {
         dropped.parameter(name, is_set);
     }
+    let has_tools = body.contains_key("tools");
     let mut add = |name: &str, value: Option<Value>| value.map(|value| body.insert(name.to_owned(), value));
     add("max_output_tokens", max_tokens.map(Value::from));
     add("temperature", temperature.map(Value::from));
     add("top_p", top_p.map(Value::from));
     add("user", user.clone().map(Value::from));
-    add("parallel_tool_calls", parallel_tool_calls.map(Value::from));
+    add("parallel_tool_calls", parallel_tool_calls.filter(|_| has_tools).map(Value::from));
     add("reasoning", reasoning_effort.as_ref().map(|effort| json!({ "effort": effort })));
     // Nothing that reaches what the server keeps, which all callers of the one key would share.
     const OWN: [&str; 12] = [

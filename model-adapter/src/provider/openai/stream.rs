@@ -77,6 +77,8 @@ struct Call {
     /// What the server calls its place. Some use one for every call, and only the identifier tells them apart.
     place: u32,
     id: String,
+    /// Whether one has been told, the server's or one of ours.
+    has_id: bool,
     has_name: bool,
     has_arguments: bool,
 }
@@ -184,16 +186,7 @@ impl Decoder {
         let reasons = reasons.filter(|reasons| !reasons.is_empty()).ok_or_else(truncated)?;
         self.done = true;
         for (index, choice) in self.choices.iter().enumerate() {
-            let bare = choice.calls.iter().enumerate().filter(|(_, call)| !call.has_arguments);
-            for (at, _) in bare {
-                let arguments_json = NO_ARGUMENTS.to_owned();
-                let fragment = ToolCallFragment {
-                    index: u32::try_from(at).unwrap_or(u32::MAX),
-                    arguments_json,
-                    ..Default::default()
-                };
-                emit::tool_call(out, index, fragment);
-            }
+            choice.say_no_arguments(index, out);
         }
         emit::end(out, self.usage.take(), &reasons);
         Ok(())
@@ -201,6 +194,15 @@ impl Decoder {
 }
 
 impl Begun {
+    /// Says of the calls of which no argument has come that they have none.
+    fn say_no_arguments(&self, choice: usize, out: &mut Vec<CompletionEvent>) {
+        for (index, _) in (0..).zip(&self.calls).filter(|(_, call)| !call.has_arguments) {
+            let fragment =
+                ToolCallFragment { index, arguments_json: NO_ARGUMENTS.to_owned(), ..ToolCallFragment::default() };
+            emit::tool_call(out, choice, fragment);
+        }
+    }
+
     /// The next fragment of a call: its identifier and name are told once, however often the server repeats them.
     fn fragment(&mut self, position: usize, wire: WireToolCall) -> Result<ToolCallFragment, Failure> {
         let place = wire.index.unwrap_or_else(|| u32::try_from(position).unwrap_or(u32::MAX));
@@ -216,7 +218,13 @@ impl Begun {
             Some(at) => at,
             None if self.calls.len() >= MAX_PARTS => return Err(invalid("too many tool calls")),
             None => {
-                self.calls.push(Call { place, id: String::new(), has_name: false, has_arguments: false });
+                self.calls.push(Call {
+                    place,
+                    id: String::new(),
+                    has_id: false,
+                    has_name: false,
+                    has_arguments: false,
+                });
                 self.calls.len() - 1
             }
         };
@@ -226,6 +234,12 @@ impl Begun {
         } else {
             id.clear();
         }
+        if call.has_id {
+            id.clear();
+        } else if id.is_empty() && !name.is_empty() {
+            id = emit::call_id();
+        }
+        call.has_id |= !id.is_empty();
         if call.has_name {
             name.clear();
         }

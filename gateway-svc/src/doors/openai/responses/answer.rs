@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::collect::{MAX_ANSWER_BYTES, too_large};
 
+use super::tools::Tools;
 use crate::doors::http::{self, Told};
 use crate::doors::openai::error::envelope;
 use crate::doors::sse::Frames;
@@ -58,10 +59,15 @@ pub(super) struct Writer {
     model: String,
     /// Events so far.
     sequence: u64,
-    /// Items that are complete.
-    output: Vec<Value>,
-    open: Option<Open>,
-    /// Bytes of the answer so far, which stands whole in its last event.
+    /// The answer, which stands whole in its last event.
+    items: Vec<Item>,
+    /// The item of a text or a thought that is being written.
+    open: Option<usize>,
+    /// The items of calls by index; servers may write several at once.
+    calls: BTreeMap<u32, usize>,
+    /// The tools that are no plain functions, by the name that the model knows.
+    tools: Tools,
+    /// Bytes of the answer so far.
     size: usize,
     usage: Value,
     finish: FinishReason,
@@ -70,32 +76,36 @@ pub(super) struct Writer {
 /// Items of an answer.
 const MAX_ITEMS: usize = 128;
 
-/// The item that is being written.
-struct Open {
+/// A piece of the answer.
+struct Item {
     kind: Kind,
     text: String,
     call_id: String,
     name: String,
+    is_done: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Message,
     Reasoning,
-    /// The call of this index.
-    Call(u32),
+    Call,
+    /// Of a tool that takes a text and not JSON.
+    CustomCall,
 }
 
 impl Writer {
-    pub(super) fn new(told: Told, echo: Echo) -> Self {
+    pub(super) fn new(told: Told, echo: Echo, tools: Tools) -> Self {
         Self {
             id: told.id,
             created: told.created,
             echo,
             model: String::new(),
             sequence: 0,
-            output: Vec::new(),
+            items: Vec::new(),
             open: None,
+            calls: BTreeMap::new(),
+            tools,
             size: 0,
             usage: Value::Null,
             finish: FinishReason::Stop,
@@ -108,6 +118,8 @@ impl Writer {
             FinishReason::ContentFilter => json!({ "reason": "content_filter" }),
             _ => json!({ "reason": "max_output_tokens" }),
         };
+        let done = self.items.iter().enumerate().filter(|(_, item)| item.is_done);
+        let output: Vec<Value> = done.map(|(at, item)| self.shown(at, item, "completed")).collect();
         let mut response = self.echo.0.clone();
         for (name, value) in [
             ("id", format!("resp_{}", self.id).into()),
@@ -117,7 +129,7 @@ impl Writer {
             ("error", error),
             ("incomplete_details", incomplete),
             ("model", self.model.as_str().into()),
-            ("output", self.output.clone().into()),
+            ("output", output.into()),
             ("usage", self.usage.clone()),
         ] {
             response.insert(name.to_owned(), value);
@@ -139,79 +151,163 @@ impl Writer {
         frames.named(name, &event);
     }
 
-    fn item_id(&self, kind: Kind) -> String {
+    fn item_id(&self, at: usize, kind: Kind) -> String {
         let prefix = match kind {
             Kind::Message => "msg",
             Kind::Reasoning => "rs",
-            Kind::Call(_) => "fc",
+            Kind::Call => "fc",
+            Kind::CustomCall => "ctc",
         };
-        format!("{prefix}_{}_{}", self.id, self.output.len())
+        format!("{prefix}_{}_{at}", self.id)
     }
 
-    /// Opens an item of this kind, unless it is open.
-    fn item(&mut self, kind: Kind, call: (&str, &str), frames: &mut Frames) {
-        if self.open.as_ref().is_some_and(|open| open.kind == kind) {
-            return;
+    /// An item as it stands: one that has just begun has no part yet.
+    fn shown(&self, at: usize, item: &Item, status: &str) -> Value {
+        let Item { kind, text, call_id, name, is_done: _ } = item;
+        let id = self.item_id(at, *kind);
+        let content: Vec<Value> =
+            Some(text).filter(|_| status == "completed").and_then(|text| part(*kind, text)).into_iter().collect();
+        match kind {
+            Kind::Message => {
+                json!({ "id": id, "type": "message", "status": status, "role": "assistant", "content": content })
+            }
+            Kind::Reasoning => json!({ "id": id, "type": "reasoning", "summary": [], "content": content }),
+            Kind::Call => {
+                let mut call = json!({
+                    "id": id, "type": "function_call", "status": status, "call_id": call_id, "name": name, "arguments": text,
+                });
+                if let Some((namespace, name)) = self.tools.namespaced(name) {
+                    call["namespace"] = namespace.into();
+                    call["name"] = name.into();
+                }
+                call
+            }
+            Kind::CustomCall => json!({
+                "id": id, "type": "custom_tool_call", "status": status, "call_id": call_id, "name": name,
+                "input": custom_input(text),
+            }),
         }
-        self.close(frames);
-        let (call_id, name) = (call.0.to_owned(), call.1.to_owned());
-        self.open = Some(Open { kind, text: String::new(), call_id, name });
-        let (at, id) = (self.output.len(), self.item_id(kind));
-        let item = shown(kind, &id, "in_progress", None, call, "");
-        self.frame("response.output_item.added", json!({ "output_index": at, "item": item }), frames);
+    }
+
+    fn begin(&mut self, kind: Kind, (call_id, name): (String, String), frames: &mut Frames) -> usize {
+        let at = self.items.len();
+        let item = Item { kind, text: String::new(), call_id, name, is_done: false };
+        let (added, id) = (self.shown(at, &item, "in_progress"), self.item_id(at, kind));
+        self.items.push(item);
+        self.frame("response.output_item.added", json!({ "output_index": at, "item": added }), frames);
         if let Some(part) = part(kind, "") {
             let event = json!({ "item_id": id, "output_index": at, "content_index": 0, "part": part });
             self.frame("response.content_part.added", event, frames);
         }
+        at
     }
 
-    fn grow(&mut self, piece: &str, frames: &mut Frames) {
-        let Some(open) = &mut self.open else { return };
-        open.text.push_str(piece);
+    /// Begins an item of a text or a thought, unless one of the kind is being written.
+    fn item(&mut self, kind: Kind, frames: &mut Frames) -> usize {
+        match self.open {
+            Some(at) if self.items[at].kind == kind => at,
+            _ => {
+                self.close_open(frames);
+                let at = self.begin(kind, (String::new(), String::new()), frames);
+                self.open = Some(at);
+                at
+            }
+        }
+    }
+
+    fn call(&mut self, fragment: ToolCallFragment, frames: &mut Frames) {
+        let ToolCallFragment { index, id, name, arguments_json } = fragment;
+        let at = match self.calls.get(&index) {
+            Some(at) => *at,
+            None => {
+                self.close_open(frames);
+                let kind = if self.tools.is_custom(&name) { Kind::CustomCall } else { Kind::Call };
+                let at = self.begin(kind, (id, name), frames);
+                self.calls.insert(index, at);
+                at
+            }
+        };
+        if !arguments_json.is_empty() {
+            self.grow(at, &arguments_json, frames);
+        }
+    }
+
+    fn grow(&mut self, at: usize, piece: &str, frames: &mut Frames) {
+        self.items[at].text.push_str(piece);
         self.size += piece.len();
-        let kind = open.kind;
-        let mut event = json!({ "item_id": self.item_id(kind), "output_index": self.output.len(), "delta": piece });
+        let kind = self.items[at].kind;
+        let mut event = json!({ "item_id": self.item_id(at, kind), "output_index": at, "delta": piece });
         let name = match kind {
             Kind::Message => {
                 event["logprobs"] = json!([]);
+                event["content_index"] = 0.into();
                 "response.output_text.delta"
             }
-            Kind::Reasoning => "response.reasoning_text.delta",
-            Kind::Call(_) => "response.function_call_arguments.delta",
+            Kind::Reasoning => {
+                event["content_index"] = 0.into();
+                "response.reasoning_text.delta"
+            }
+            Kind::Call => "response.function_call_arguments.delta",
+            // What the text is shows when all of the JSON around it has come.
+            Kind::CustomCall => return,
         };
-        if !matches!(kind, Kind::Call(_)) {
-            event["content_index"] = 0.into();
-        }
         self.frame(name, event, frames);
     }
 
-    /// Closes the item that is open.
-    fn close(&mut self, frames: &mut Frames) {
-        let Some(Open { kind, text, call_id, name }) = self.open.take() else { return };
-        let (at, id) = (self.output.len(), self.item_id(kind));
+    fn close_open(&mut self, frames: &mut Frames) {
+        if let Some(at) = self.open.take() {
+            self.close(at, frames);
+        }
+    }
+
+    /// Closes an item.
+    fn close(&mut self, at: usize, frames: &mut Frames) {
+        self.items[at].is_done = true;
+        let (kind, text, name) = (self.items[at].kind, self.items[at].text.clone(), self.items[at].name.clone());
+        let mut event = json!({ "item_id": self.item_id(at, kind), "output_index": at });
         match kind {
-            Kind::Call(_) => {
-                let event = json!({ "item_id": id, "output_index": at, "name": name, "arguments": text });
+            Kind::Call => {
+                event["name"] = name.into();
+                event["arguments"] = text.into();
                 self.frame("response.function_call_arguments.done", event, frames);
             }
+            Kind::CustomCall => {
+                let input = custom_input(&text);
+                event["delta"] = input.as_str().into();
+                self.frame("response.custom_tool_call_input.delta", event.clone(), frames);
+                if let Some(event) = event.as_object_mut() {
+                    event.remove("delta");
+                }
+                event["input"] = input.into();
+                self.frame("response.custom_tool_call_input.done", event, frames);
+            }
             Kind::Message | Kind::Reasoning => {
-                let mut event = json!({ "item_id": id, "output_index": at, "content_index": 0, "text": text });
+                event["content_index"] = 0.into();
+                let part = part(kind, &text);
+                let mut done = event.clone();
+                done["text"] = text.into();
                 let name = match kind {
                     Kind::Message => {
-                        event["logprobs"] = json!([]);
+                        done["logprobs"] = json!([]);
                         "response.output_text.done"
                     }
                     _ => "response.reasoning_text.done",
                 };
-                self.frame(name, event, frames);
-                let part = part(kind, &text);
-                let event = json!({ "item_id": id, "output_index": at, "content_index": 0, "part": part });
+                self.frame(name, done, frames);
+                event["part"] = part.into();
                 self.frame("response.content_part.done", event, frames);
             }
         }
-        let item = shown(kind, &id, "completed", Some(&text), (&call_id, &name), &text);
+        let item = self.shown(at, &self.items[at], "completed");
         self.frame("response.output_item.done", json!({ "output_index": at, "item": item }), frames);
-        self.output.push(item);
+    }
+}
+
+/// The text within the arguments of a call of a tool that takes a text.
+fn custom_input(arguments: &str) -> String {
+    match serde_json::from_str::<Value>(arguments) {
+        Ok(value) => value["input"].as_str().map_or_else(|| arguments.to_owned(), str::to_owned),
+        Err(_) => arguments.to_owned(),
     }
 }
 
@@ -220,21 +316,7 @@ fn part(kind: Kind, text: &str) -> Option<Value> {
     match kind {
         Kind::Message => Some(json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] })),
         Kind::Reasoning => Some(json!({ "type": "reasoning_text", "text": text })),
-        Kind::Call(_) => None,
-    }
-}
-
-/// An item; without a text it has no part yet.
-fn shown(kind: Kind, id: &str, status: &str, text: Option<&str>, call: (&str, &str), arguments: &str) -> Value {
-    let content: Vec<Value> = text.and_then(|text| part(kind, text)).into_iter().collect();
-    match kind {
-        Kind::Message => {
-            json!({ "id": id, "type": "message", "status": status, "role": "assistant", "content": content })
-        }
-        Kind::Reasoning => json!({ "id": id, "type": "reasoning", "summary": [], "content": content }),
-        Kind::Call(_) => json!({
-            "id": id, "type": "function_call", "status": status, "call_id": call.0, "name": call.1, "arguments": arguments,
-        }),
+        Kind::Call | Kind::CustomCall => None,
     }
 }
 
@@ -242,18 +324,17 @@ impl http::Writer for Writer {
     fn whole(&mut self, answer: Whole) -> Value {
         let choice = answer.choices.into_iter().next().unwrap_or_default();
         let Choice { text, reasoning, tool_calls, finish_reason } = choice;
-        let mut add = |kind: Kind, text: &str, call: (&str, &str)| {
-            let item = shown(kind, &self.item_id(kind), "completed", Some(text), call, text);
-            self.output.push(item);
-        };
+        let done =
+            |kind: Kind, text: String| Item { kind, text, call_id: String::new(), name: String::new(), is_done: true };
         if !reasoning.is_empty() {
-            add(Kind::Reasoning, &reasoning, ("", ""));
+            self.items.push(done(Kind::Reasoning, reasoning));
         }
         if !text.is_empty() || tool_calls.is_empty() {
-            add(Kind::Message, &text, ("", ""));
+            self.items.push(done(Kind::Message, text));
         }
-        for (ToolCall { id, name, arguments_json }, index) in tool_calls.iter().zip(0..) {
-            add(Kind::Call(index), arguments_json, (id, name));
+        for ToolCall { id, name, arguments_json } in tool_calls {
+            let kind = if self.tools.is_custom(&name) { Kind::CustomCall } else { Kind::Call };
+            self.items.push(Item { call_id: id, name, ..done(kind, arguments_json) });
         }
         self.model = answer.model;
         self.usage = usage(&answer.usage.unwrap_or_default());
@@ -280,32 +361,30 @@ impl http::Writer for Writer {
             // The API has one answer.
             Event::Delta(Delta { choice_index: 0, delta: Some(delta) }) => match delta {
                 delta::Delta::Text(text) => {
-                    self.item(Kind::Message, ("", ""), frames);
-                    self.grow(&text, frames);
+                    let at = self.item(Kind::Message, frames);
+                    self.grow(at, &text, frames);
                 }
                 delta::Delta::Reasoning(thought) => {
-                    self.item(Kind::Reasoning, ("", ""), frames);
-                    self.grow(&thought, frames);
+                    let at = self.item(Kind::Reasoning, frames);
+                    self.grow(at, &thought, frames);
                 }
-                delta::Delta::ToolCall(ToolCallFragment { index, id, name, arguments_json }) => {
-                    self.item(Kind::Call(index), (&id, &name), frames);
-                    if !arguments_json.is_empty() {
-                        self.grow(&arguments_json, frames);
-                    }
-                }
+                delta::Delta::ToolCall(fragment) => self.call(fragment, frames),
             },
             Event::Delta(_) => {}
             Event::Usage(counted) => self.usage = usage(&counted),
             Event::End(end) => self.finish = FinishReason::try_from(end.finish_reason).unwrap_or(FinishReason::Other),
         }
-        if self.size > MAX_ANSWER_BYTES || self.output.len() > MAX_ITEMS {
+        if self.size > MAX_ANSWER_BYTES || self.items.len() > MAX_ITEMS {
             return Err(too_large());
         }
         Ok(())
     }
 
     fn ended(&mut self, frames: &mut Frames) {
-        self.close(frames);
+        self.close_open(frames);
+        for at in std::mem::take(&mut self.calls).into_values() {
+            self.close(at, frames);
+        }
         let status = self.status();
         let response = self.response(status, Value::Null);
         self.frame(&format!("response.{status}"), json!({ "response": response }), frames);
@@ -326,7 +405,9 @@ impl http::Writer for Writer {
 fn usage(usage: &Usage) -> Value {
     let (input, output) = (usage.input_tokens.unwrap_or(0), usage.output_tokens.unwrap_or(0));
     json!({
-        "input_tokens": input, "input_tokens_details": { "cached_tokens": usage.cached_input_tokens.unwrap_or(0) },
+        "input_tokens": input, "input_tokens_details": {
+            "cached_tokens": usage.cached_input_tokens.unwrap_or(0), "cache_write_tokens": 0,
+        },
         "output_tokens": output, "output_tokens_details": { "reasoning_tokens": usage.reasoning_tokens.unwrap_or(0) },
         "total_tokens": input.saturating_add(output),
     })
