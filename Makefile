@@ -40,6 +40,7 @@ soak: $(VENV)/installed
 
 bench:
 	cargo test --locked --release -p instance-svc --lib marks -- --nocapture
+	cargo run --locked --release -q -p postern-tests --example cancelling
 
 vectors:
 	@cargo run --locked --quiet --release -p postern-token --example vectors -- "$(DIR)"

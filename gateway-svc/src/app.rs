@@ -8,6 +8,7 @@ use std::sync::Arc;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use postern_egress::Egress;
 use postern_proto::gateway::v1::completion_service_server::CompletionServiceServer;
+use postern_proto::gateway::v1::explain_service_server::ExplainServiceServer;
 use postern_runtime::accept::Demands;
 use postern_runtime::config::second_line;
 use postern_runtime::grpc::Dialer;
@@ -25,6 +26,7 @@ use tonic::server::NamedService;
 
 use crate::adapters::{Adapter, Adapters};
 use crate::config::{AdapterConfig, GatewayConfig, Listen};
+use crate::doors::explain::ExplainDoor;
 use crate::doors::grpc::GrpcDoor;
 use crate::doors::http::{self as http_door, HttpDoor};
 use crate::issuers::Issuers;
@@ -110,12 +112,13 @@ impl App {
             false => None,
         };
 
-        let services = &[CompletionServiceServer::<GrpcDoor>::NAME];
+        let services = &[CompletionServiceServer::<GrpcDoor>::NAME, ExplainServiceServer::<ExplainDoor>::NAME];
         let health = ProcessHealth::follow(&readiness, services, &lifecycle).await;
         let service = CompletionServiceServer::new(GrpcDoor { pipeline: pipeline.clone() })
             .max_decoding_message_size(grpc::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(grpc::MAX_MESSAGE_BYTES);
-        let routes = tonic::service::Routes::new(service).add_service(health.service(&lifecycle));
+        let explain = ExplainServiceServer::new(ExplainDoor { pipeline: pipeline.clone() });
+        let routes = tonic::service::Routes::new(service).add_service(explain).add_service(health.service(&lifecycle));
         let guard = GuardLayer::new(GatewayGuard(pipeline.clone()));
         grpc::serve("grpc", grpc_listener, demands(&config.clients.grpc), routes, guard, &lifecycle);
         let bodies = Semaphore::new(http_door::MAX_BODIES_KIB);

@@ -3,6 +3,7 @@
 mod admit;
 mod authorise;
 mod embed;
+mod explain;
 mod identify;
 mod relay;
 mod route;
@@ -22,6 +23,7 @@ use postern_token::{Form, Verified};
 
 pub use admit::Admission;
 pub use embed::Embedded;
+pub use explain::{Explained, Planned, Question};
 pub use identify::{Bearer, Credentials};
 pub use relay::Completion;
 pub use session::Sessions;
@@ -136,6 +138,15 @@ impl Pipeline {
         // the token is revoked.
         let standing = self.verifier.standing(verified);
         relay::begin(self, attempts, relay::Held { _place: place, session, permit, standing }, &caller).await
+    }
+
+    /// What a request would meet, without running it.
+    ///
+    /// # Errors
+    /// NETWORK_UNTRUSTED at the listener, INSTANCE_UNAVAILABLE before routes have come.
+    pub fn explain(&self, verified: &Verified, caller: &Caller<'_>, question: &Question) -> Result<Explained, Failure> {
+        let table = self.routes.current()?;
+        Ok(Explained::of(self, verified, self.address_of(caller)?, &table, question))
     }
 
     /// How many tokens a request would take, guessed from its size: no model is asked, and no place taken.

@@ -21,6 +21,7 @@ pub const TABLE: PolicyTable<std::convert::Infallible> = PolicyTable(&[
     Row { method: "/postern.gateway.v1.CompletionService/StreamRunPrompt", access: Access::Pipeline },
     Row { method: "/postern.gateway.v1.CompletionService/Embed", access: Access::Pipeline },
     Row { method: "/postern.gateway.v1.CompletionService/ListModels", access: Access::Pipeline },
+    Row { method: "/postern.gateway.v1.ExplainService/ExplainRequest", access: Access::Pipeline },
     // Orchestrators carry no credential.
     Row { method: "/grpc.health.v1.Health/Check", access: Access::Open },
     Row { method: "/grpc.health.v1.Health/List", access: Access::Open },
@@ -61,7 +62,7 @@ mod tests {
     #[test]
     fn every_method_that_is_served_has_a_row() {
         let served = postern_proto::methods(|service| {
-            service == "postern.gateway.v1.CompletionService" || service == "grpc.health.v1.Health"
+            service.starts_with("postern.gateway.v1.") || service == "grpc.health.v1.Health"
         });
         assert!(served.len() > 7);
         assert_eq!(TABLE.differences(&served), Vec::<String>::new());

@@ -24,7 +24,7 @@ struct Row {
     providers: &'static [&'static str],
     /// Beginnings of family names.
     families: &'static [&'static str],
-    /// Beginnings of the model's name at its server, after any `vendor/`.
+    /// Beginnings of the model's name at its server, after any `vendor/` or `anthropic.`.
     identifiers: &'static [&'static str],
     says: Says,
     why: &'static str,
@@ -40,6 +40,7 @@ struct Says {
     structured_output: Option<bool>,
     images: Option<bool>,
     reasoning_history: Option<bool>,
+    adaptive_thinking: Option<bool>,
 }
 
 const NOTHING: Says = Says {
@@ -50,6 +51,7 @@ const NOTHING: Says = Says {
     structured_output: None,
     images: None,
     reasoning_history: None,
+    adaptive_thinking: None,
 };
 const ANY: &[&str] = &[];
 const OPENAI_LIKE: &[&str] = &["openai", "azure_openai"];
@@ -124,6 +126,13 @@ const ROWS: &[Row] = &[
         why: "the first of them took less",
     },
     Row {
+        providers: &["anthropic", "bedrock", "openai"],
+        families: ANY,
+        identifiers: &["claude-opus-4-7", "claude-opus-4-8", "claude-opus-5", "claude-sonnet-5", "claude-fable-5"],
+        says: Says { sampling: Some(false), adaptive_thinking: Some(true), ..NOTHING },
+        why: "from Opus 4.7 on, Claude samples as it likes and thinks by effort",
+    },
+    Row {
         providers: &["openai"],
         families: ANY,
         identifiers: &["deepseek", "kimi"],
@@ -147,6 +156,7 @@ fn begins(beginnings: &[&str], text: &str) -> bool {
 #[must_use]
 pub fn of(provider: &str, family: &str, identifier: &str, said: &Capabilities) -> Capabilities {
     let name = identifier.rsplit('/').next().unwrap_or(identifier);
+    let name = name.rsplit_once("anthropic.").map_or(name, |(_, name)| name);
     let mut known = NOTHING;
     for Row { providers, families, identifiers, says, why: _ } in ROWS {
         if providers.contains(&provider) && begins(families, family) && begins(identifiers, name) {
@@ -158,6 +168,7 @@ pub fn of(provider: &str, family: &str, identifier: &str, said: &Capabilities) -
                 structured_output: says.structured_output.or(known.structured_output),
                 images: says.images.or(known.images),
                 reasoning_history: says.reasoning_history.or(known.reasoning_history),
+                adaptive_thinking: says.adaptive_thinking.or(known.adaptive_thinking),
             };
         }
     }
@@ -171,6 +182,7 @@ pub fn of(provider: &str, family: &str, identifier: &str, said: &Capabilities) -
         images: said.images.or(known.images),
         chat_api: said.chat_api.clone(),
         reasoning_history: said.reasoning_history.or(known.reasoning_history),
+        adaptive_thinking: said.adaptive_thinking.or(known.adaptive_thinking),
     }
 }
 
@@ -216,6 +228,7 @@ pub fn table() -> String {
             ("structured output", says.structured_output),
             ("images", says.images),
             ("thoughts sent back", says.reasoning_history),
+            ("thinking by effort", says.adaptive_thinking),
         ] {
             if let Some(said) = said {
                 known.push(format!("{}{name}", if said { "" } else { "no " }));
@@ -263,6 +276,9 @@ mod tests {
         assert_eq!((known.sampling, known.system_role), (Some(false), None));
         assert_eq!(known.max_tokens_field(), "max_completion_tokens");
         assert_eq!(of("openai", "gpt", "o1-mini", &Capabilities::default()).system_role, Some(false));
+        let claude = of("bedrock", "claude", "eu.anthropic.claude-opus-4-7-v1:0", &Capabilities::default());
+        assert_eq!((claude.sampling, claude.adaptive_thinking), (Some(false), Some(true)));
+        assert_eq!(of("anthropic", "claude", "claude-sonnet-4-5", &Capabilities::default()).sampling, None);
         let said = Capabilities { sampling: Some(true), code: Some(CodeMode::Layout.into()), ..Default::default() };
         let known = of("openai", "gpt", "o3", &said);
         assert_eq!((known.sampling, known.code()), (Some(true), CodeMode::Layout));

@@ -40,6 +40,12 @@ impl ModelCredential {
                 graphic("credential.aws.session_token", &key.session_token, 0..=4096)?;
                 graphic("credential.aws.region", &key.region, 1..=64)?;
             }
+            Some(Credential::Google(pb::GoogleServiceAccount { key_json })) => {
+                let is_object = || serde_json::from_str::<serde_json::Map<_, serde_json::Value>>(key_json).is_ok();
+                if key_json.len() > MAX_PEM || !(key_json.is_empty() || is_object()) {
+                    return Err(Failure::field("credential.google.key_json", "is not a service account's key file"));
+                }
+            }
         }
         if let Some(shown) = &given.client_certificate {
             let pb::ClientCertificate { certificate_pem, private_key_pem } = shown;
@@ -60,6 +66,7 @@ impl ModelCredential {
         let kind = match &self.0.credential {
             Some(Credential::ApiKey(_)) => PLAIN_KEY,
             Some(Credential::Aws(_)) => "aws",
+            Some(Credential::Google(_)) => "google",
             Some(Credential::None(_)) | None => "none",
         };
         format!("{kind}{}", if self.0.client_certificate.is_some() { CERTIFICATE } else { "" })
@@ -72,6 +79,7 @@ impl ModelCredential {
             "none" => pb::CredentialKind::None,
             PLAIN_KEY => pb::CredentialKind::ApiKey,
             "aws" => pb::CredentialKind::Aws,
+            "google" => pb::CredentialKind::Google,
             _ => pb::CredentialKind::Unspecified,
         }
     }
@@ -105,10 +113,14 @@ impl ModelCredential {
         self.0
     }
 
-    /// Whether it signs requests to AWS, which only one provider can.
+    /// The one provider that it is for; `None` for any, and the field that says what it is.
     #[must_use]
-    pub const fn is_aws(&self) -> bool {
-        matches!(self.0.credential, Some(Credential::Aws(_)))
+    pub const fn only_for(&self) -> Option<(&'static str, &'static str)> {
+        match &self.0.credential {
+            Some(Credential::Aws(_)) => Some(("bedrock", "credential.aws")),
+            Some(Credential::Google(_)) => Some(("vertex", "credential.google")),
+            _ => None,
+        }
     }
 }
 

@@ -142,8 +142,8 @@ impl Registry {
         credential: &ModelCredential,
         (version, created_at, updated_at): (u64, Millis, Millis),
     ) -> Result<Model, Failure> {
-        if credential.is_aws() && spec.provider != "bedrock" {
-            return Err(Failure::field("credential.aws", "is for the provider bedrock"));
+        if let Some((provider, field)) = credential.only_for().filter(|(provider, _)| spec.provider != *provider) {
+            return Err(Failure::field(field, format!("is for the provider {provider}")));
         }
         let seal = |secret: Vec<u8>| self.sealer.seal(&record_name(name.as_str()), &secret);
         let sealed_credential = credential.secret().map(seal).transpose().map_err(Failure::internal)?;

@@ -12,6 +12,7 @@ use postern_proto::Failure;
 use postern_proto::instance::v1 as pb;
 use secrecy::SecretString;
 
+use crate::google::GoogleTokens;
 use crate::provider::{self, Provider, Target};
 use crate::sigv4::AwsKey;
 
@@ -29,6 +30,8 @@ pub struct Endpoint {
     pub headers: HeaderMap,
     /// Signs what is sent, where the server is AWS's.
     pub aws: Option<AwsKey>,
+    /// Gets what is shown, where the server is Google's.
+    pub google: Option<Arc<GoogleTokens>>,
     identifier: String,
     api_key: Option<SecretString>,
     capabilities: pb::Capabilities,
@@ -155,12 +158,16 @@ impl Endpoints {
                 .client_with(networks(), connect_timeout, &connection.tls)
                 .map_err(|problem| problem.to_string())?,
         };
-        let (api_key, aws) = match credential {
-            Some(Credential::ApiKey(pb::ApiKey { value })) => (Some(value.into()), None),
-            Some(Credential::Aws(key)) => (None, Some(AwsKey::from(key))),
-            Some(Credential::None(pb::NoCredential {})) => (None, None),
+        let (mut api_key, mut aws, mut google) = (None, None, None);
+        match credential {
+            Some(Credential::ApiKey(pb::ApiKey { value })) => api_key = Some(value.into()),
+            Some(Credential::Aws(key)) => aws = Some(AwsKey::from(key)),
+            Some(Credential::Google(pb::GoogleServiceAccount { key_json })) => {
+                google = Some(self.google(key_json, &connection, before)?);
+            }
+            Some(Credential::None(pb::NoCredential {})) => {}
             None => return Err("its credential is of a kind that is not known here".to_owned()),
-        };
+        }
         let header = |pb::Header { name, value }| {
             let name = name.parse::<HeaderName>().map_err(|error| error.to_string())?;
             Ok((name, HeaderValue::from_str(&value).map_err(|error| error.to_string())?))
@@ -175,12 +182,35 @@ impl Endpoints {
             client,
             headers,
             aws,
+            google,
             identifier,
             api_key,
             capabilities,
             policy,
             connection,
         })
+    }
+
+    /// The source of tokens for a service account; the one before, with its token, where it is the same account.
+    fn google(
+        &self,
+        key_json: String,
+        connection: &Connection,
+        before: Option<&Arc<Endpoint>>,
+    ) -> Result<Arc<GoogleTokens>, String> {
+        let same = |before: &&Arc<Endpoint>| before.connection == *connection;
+        let kept = before.filter(same).and_then(|before| before.google.clone());
+        if let Some(kept) = kept.filter(|kept| kept.is_of(&key_json)) {
+            return Ok(kept);
+        }
+        let tokens = match key_json.is_empty() {
+            true => GoogleTokens::of_this_machine(&self.egress),
+            false => {
+                let networks = connection.networks.iter().copied();
+                GoogleTokens::of_service_account(&key_json, &self.egress, networks)?
+            }
+        };
+        Ok(Arc::new(tokens))
     }
 
     /// Where the process keeps within networks, an endpoint that could only lie outside of them is not served at all.

@@ -9,6 +9,7 @@ mod decode;
 mod endpoints;
 mod feed;
 mod fit;
+mod google;
 mod guard;
 mod probe;
 pub mod provider;

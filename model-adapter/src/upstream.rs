@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
@@ -48,11 +48,24 @@ pub async fn send(endpoint: &Endpoint, call: Call, id: &RequestId, now: u64) -> 
     if let Some(key) = &endpoint.aws {
         key.sign(&mut request, now).map_err(Failure::internal)?;
     }
+    let mut token = None;
+    if let Some(google) = &endpoint.google {
+        let fresh = google.token(now).await?;
+        let value = HeaderValue::from_str(&format!("Bearer {}", fresh.expose_secret()));
+        let mut value = value.map_err(|_| Failure::internal("the access token is not a header's value"))?;
+        value.set_sensitive(true);
+        request.headers_mut().insert(AUTHORIZATION, value);
+        token = Some(fresh);
+    }
     let response = endpoint.client.request(request).await.map_err(|error| unreachable(&error))?;
     if response.status().is_success() {
         return Ok(response);
     }
-    Err(refusal(endpoint, response, now).await)
+    let mut failure = refusal(endpoint, response, now).await;
+    if let Some(token) = token {
+        failure.message = failure.message.replace(token.expose_secret(), "[redacted]");
+    }
+    Err(failure)
 }
 
 /// Reads a whole answer.

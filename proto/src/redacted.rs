@@ -4,7 +4,7 @@ use std::fmt::{Debug, Formatter, Result};
 
 use crate::instance::v1::{
     ApiKey, AwsAccessKey, ClientCertificate, CreateCredentialResponse, CreateFleetMemberResponse, ExchangeTokenRequest,
-    ExchangeTokenResponse, IntrospectTokenRequest, RevokeTokenRequest,
+    ExchangeTokenResponse, GoogleServiceAccount, IntrospectTokenRequest, RevokeTokenRequest,
 };
 
 const REDACTED: &str = "[redacted]";
@@ -23,6 +23,13 @@ impl Debug for AwsAccessKey {
             .field("access_key_id", access_key_id)
             .field("region", region)
             .finish_non_exhaustive()
+    }
+}
+
+impl Debug for GoogleServiceAccount {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        let Self { key_json: _ } = self;
+        f.debug_struct("GoogleServiceAccount").field("key_json", &REDACTED).finish()
     }
 }
 
@@ -99,6 +106,7 @@ mod tests {
                 "{:?}",
                 AwsAccessKey { secret_access_key: secret(), session_token: secret(), ..Default::default() }
             ),
+            format!("{:?}", GoogleServiceAccount { key_json: secret() }),
             format!("{:?}", ClientCertificate { private_key_pem: secret(), ..Default::default() }),
             format!("{:?}", ExchangeTokenRequest { subject_token: secret(), ..Default::default() }),
             format!("{:?}", ExchangeTokenResponse { access_token: secret(), ..Default::default() }),

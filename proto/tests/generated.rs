@@ -12,6 +12,7 @@ const SECRET_MESSAGES: &[&str] = &[
     ".postern.instance.v1.ApiKey",
     ".postern.instance.v1.AwsAccessKey",
     ".postern.instance.v1.ClientCertificate",
+    ".postern.instance.v1.GoogleServiceAccount",
     ".postern.instance.v1.ExchangeTokenRequest",
     ".postern.instance.v1.ExchangeTokenResponse",
     ".postern.instance.v1.CreateCredentialResponse",

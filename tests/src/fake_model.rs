@@ -52,6 +52,8 @@ pub struct Recorded {
     pub headers: HeaderMap,
     /// The JSON body.
     pub body: Value,
+    /// The body as it came.
+    pub text: String,
 }
 
 #[derive(Default)]
@@ -202,7 +204,8 @@ async fn read_request(stream: &mut TcpStream) -> Option<Recorded> {
             return None;
         }
     }
-    Some(Recorded { path, headers, body: serde_json::from_slice(&body).unwrap_or(Value::Null) })
+    let text = String::from_utf8_lossy(&body).into_owned();
+    Some(Recorded { path, headers, body: serde_json::from_slice(&body).unwrap_or(Value::Null), text })
 }
 
 /// A response's head, for a body that ends with the connection.

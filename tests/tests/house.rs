@@ -147,6 +147,10 @@ fn only_the_instance_can_sign_access_tokens() {
     }
     for path in files {
         let text = std::fs::read_to_string(&path).unwrap();
+        // It signs for Google's token server with the key of a service account of Google's.
+        if path.ends_with("model-adapter/src/google.rs") {
+            continue;
+        }
         for signing in ["RsaKeyPair", "EncodingKey", "RsaPrivateKey"] {
             assert!(!text.contains(signing), "{} names {signing}", path.display());
         }

@@ -42,6 +42,8 @@ pub enum Command {
     Run(Run),
     /// Embed texts.
     Embed(Embed),
+    /// Say which rule, models and prompt a request would meet, without running it.
+    Explain(Explain),
     /// Look at the registry of prompts; needs no login.
     #[command(subcommand)]
     Prompt(Prompt),
@@ -279,6 +281,18 @@ pub struct Embed {
     pub via: Via,
 }
 
+/// `explain`
+#[derive(ClapArgs)]
+pub struct Explain {
+    /// Such as chat or explain_code.
+    pub feature: String,
+    /// A registered model. Default: the feature's first.
+    #[arg(long)]
+    pub model: Option<String>,
+    #[command(flatten)]
+    pub variables: Variables,
+}
+
 /// `prompt`
 #[derive(Subcommand)]
 pub enum Prompt {
@@ -375,8 +389,14 @@ pub struct ModelSettings {
     /// Read an AWS access key from this file: JSON with access_key_id, secret_access_key, region and, of temporary keys, session_token.
     #[arg(long, value_name = "FILE", conflicts_with = "api_key_file")]
     pub aws_key_file: Option<PathBuf>,
+    /// Read the key of a service account of Google's from this file, as Google gives it.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["api_key_file", "aws_key_file"])]
+    pub google_key_file: Option<PathBuf>,
+    /// Use the service account of the machine that the adapter runs on, by Google's metadata server.
+    #[arg(long, conflicts_with_all = ["api_key_file", "aws_key_file", "google_key_file"])]
+    pub google_metadata: bool,
     /// The server asks for no key.
-    #[arg(long, conflicts_with_all = ["api_key_file", "aws_key_file"])]
+    #[arg(long, conflicts_with_all = ["api_key_file", "aws_key_file", "google_key_file", "google_metadata"])]
     pub no_api_key: bool,
     /// The certificate that is shown to the server (PEM).
     #[arg(long, value_name = "FILE", requires = "client_key_file")]
@@ -402,6 +422,9 @@ pub struct ModelSettings {
     /// The server wants back what the model thought in earlier turns.
     #[arg(long)]
     pub reasoning_history: bool,
+    /// Thinking is steered by an effort and not by a budget of tokens (Anthropic).
+    #[arg(long)]
+    pub adaptive_thinking: bool,
     /// The model takes no sampling parameters.
     #[arg(long)]
     pub no_sampling: bool,

@@ -42,6 +42,7 @@ async fn run(args: Args) -> Result<Output, Problem> {
         Command::Chat(chat) => commands::complete::chat(&client, chat, args.json).await,
         Command::Code(code) => commands::complete::code(&client, code, args.json).await,
         Command::Run(run) => commands::complete::run(&client, run, args.json).await,
+        Command::Explain(explain) => commands::complete::explain(&client, explain).await,
         Command::Embed(embed) => commands::complete::embed(&client, embed).await,
         Command::Model(model) => commands::model::run(&client, model, args.json).await,
         Command::Feature(feature) => commands::feature::run(&client, feature).await,

@@ -82,6 +82,13 @@ impl Egress {
         self.build(networks, connect_timeout, self.tls.as_ref().clone())
     }
 
+    /// A client for the one address of a cloud's own service, such as a metadata server, which no other client reaches.
+    #[must_use]
+    pub fn client_for(&self, address: std::net::IpAddr, connect_timeout: Duration) -> Client {
+        let policy = Policy::only(address).within(self.bound.as_deref());
+        self.build_with(policy, connect_timeout, self.tls.as_ref().clone())
+    }
+
     /// The same with authorities and a certificate of its own.
     ///
     /// # Errors
@@ -101,11 +108,15 @@ impl Egress {
         connect_timeout: Duration,
         tls: rustls::ClientConfig,
     ) -> Client {
+        self.build_with(self.policy(networks), connect_timeout, tls)
+    }
+
+    fn build_with(&self, policy: Policy, connect_timeout: Duration, tls: rustls::ClientConfig) -> Client {
         let https = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
             .enable_all_versions()
-            .wrap_connector(Connector::new(self.policy(networks), connect_timeout));
+            .wrap_connector(Connector::new(policy, connect_timeout));
         legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(50))

@@ -38,6 +38,8 @@ enum Class {
 pub struct Policy {
     networks: Vec<IpNet>,
     bound: Option<Vec<IpNet>>,
+    /// The one address there is, whatever its class.
+    only: Option<IpAddr>,
 }
 
 /// The loopback networks.
@@ -50,7 +52,13 @@ impl Policy {
     /// Public addresses only when `networks` is empty, else these networks only.
     #[must_use]
     pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
-        Self { networks: networks.into_iter().collect(), bound: None }
+        Self { networks: networks.into_iter().collect(), bound: None, only: None }
+    }
+
+    /// This address and no other. For what the cloud itself serves at an address that is refused to everybody else.
+    #[must_use]
+    pub fn only(address: IpAddr) -> Self {
+        Self { networks: Vec::new(), bound: None, only: Some(address) }
     }
 
     /// The same, but never outside `bound`.
@@ -66,6 +74,14 @@ impl Policy {
     pub fn check(&self, address: IpAddr) -> Result<(), AddressDenied> {
         let address = address.to_canonical();
         let class = class(address);
+        if let Some(only) = self.only {
+            let within = self.bound.as_ref().is_none_or(|bound| bound.iter().any(|network| network.contains(&address)));
+            return match (only == address, within) {
+                (true, true) => Ok(()),
+                (true, false) => Err(AddressDenied::Offline(address)),
+                (false, _) => Err(AddressDenied::Unlisted(address)),
+            };
+        }
         if class == Class::Never {
             return Err(AddressDenied::Never(address));
         }
@@ -241,6 +257,18 @@ mod tests {
         // The bound opens nothing by itself.
         assert!(matches!(check(&[], "10.1.2.3"), Err(AddressDenied::PrivateUnlisted(_))));
         assert!(matches!(check(&["0.0.0.0/0"], "169.254.169.254"), Err(AddressDenied::Never(_))));
+    }
+
+    #[test]
+    fn what_a_cloud_serves_at_one_address_is_reached_there_alone_and_not_when_offline() {
+        let metadata: IpAddr = "169.254.169.254".parse().unwrap();
+        let policy = Policy::only(metadata);
+        assert_eq!(policy.check(metadata), Ok(()));
+        for other in ["169.254.169.253", "8.8.8.8", "127.0.0.1"] {
+            assert!(policy.check(other.parse().unwrap()).is_err(), "{other}");
+        }
+        let inside = ["10.0.0.0/8".parse().unwrap()];
+        assert_eq!(policy.within(Some(&inside)).check(metadata), Err(AddressDenied::Offline(metadata)));
     }
 
     proptest! {

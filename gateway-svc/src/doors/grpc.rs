@@ -92,7 +92,7 @@ impl GrpcDoor {
 }
 
 /// The caller that the guard found.
-fn identified(extensions: &http::Extensions) -> Result<Arc<Verified>, Failure> {
+pub(super) fn identified(extensions: &http::Extensions) -> Result<Arc<Verified>, Failure> {
     let found = extensions.get::<Identified>().cloned();
     let Identified(verified) =
         found.ok_or_else(|| Failure::internal("a guarded method was reached without a caller"))?;

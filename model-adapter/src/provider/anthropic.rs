@@ -31,7 +31,7 @@ impl Provider for Anthropic {
     }
 
     fn call(&self, target: &Target<'_>, generation: &Generation, stream: bool) -> Result<Call, Failure> {
-        let (body, warnings) = request::body(target.identifier, generation, stream)?;
+        let (body, warnings) = request::body(target, generation, stream)?;
         Ok(Call { path: "/messages".to_owned(), headers: headers(target)?, body, warnings, api: Api::Messages })
     }
 

@@ -393,3 +393,24 @@ fn the_responses_api_is_told_the_conversation_as_items_and_keeps_nothing() {
     });
     assert_eq!(body, expected);
 }
+
+#[test]
+fn a_model_that_thinks_by_effort_is_told_one() {
+    let known = Capabilities { adaptive_thinking: Some(true), ..Default::default() };
+    let target = Target { model: "demo", identifier: "claude-opus-4-7", api_key: None, capabilities: &known };
+    let said = |effort: &str, chat: ChatPrompt| -> Value {
+        let parameters = Some(Parameters { reasoning_effort: Some(effort.to_owned()), ..Default::default() });
+        let asked = Generation { prompt: Some(generation::Prompt::Chat(chat)), parameters, ..Default::default() };
+        serde_json::from_slice(&by_name("anthropic").unwrap().call(&target, &asked, false).unwrap().body).unwrap()
+    };
+    let plain = || ChatPrompt { messages: vec![message(Role::User, vec![text("hi")])], ..Default::default() };
+    let body = said("xhigh", plain());
+    assert_eq!(
+        (&body["output_config"], &body["thinking"]["type"]),
+        (&json!({ "effort": "xhigh" }), &json!("adaptive"))
+    );
+    let body = said("low", conversation());
+    assert_eq!((&body["output_config"]["effort"], body.get("thinking")), (&json!("low"), None));
+    let body = said("none", plain());
+    assert_eq!((body.get("output_config"), body.get("thinking")), (None, None));
+}

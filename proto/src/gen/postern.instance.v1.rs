@@ -1138,6 +1138,9 @@ pub struct Capabilities {
     /// Whether the server wants back what the model thought in earlier turns, as reasoning_content. Servers of OpenAI's API only.
     #[prost(bool, optional, tag = "9")]
     pub reasoning_history: ::core::option::Option<bool>,
+    /// Whether thinking is steered by an effort and not by a budget of tokens. Provider anthropic only.
+    #[prost(bool, optional, tag = "10")]
+    pub adaptive_thinking: ::core::option::Option<bool>,
 }
 /// A place where the model is served.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1182,7 +1185,7 @@ pub struct ModelCredential {
     #[prost(message, optional, tag = "4")]
     pub client_certificate: ::core::option::Option<ClientCertificate>,
     /// Required.
-    #[prost(oneof = "model_credential::Credential", tags = "1, 2, 3")]
+    #[prost(oneof = "model_credential::Credential", tags = "1, 2, 3, 5")]
     pub credential: ::core::option::Option<model_credential::Credential>,
 }
 /// Nested message and enum types in `ModelCredential`.
@@ -1199,6 +1202,9 @@ pub mod model_credential {
         /// Signs requests to AWS. Provider bedrock only.
         #[prost(message, tag = "3")]
         Aws(super::AwsAccessKey),
+        /// Gets tokens of Google's. Provider vertex only.
+        #[prost(message, tag = "5")]
+        Google(super::GoogleServiceAccount),
     }
 }
 /// An access key of AWS, static or temporary.
@@ -1217,6 +1223,14 @@ pub struct AwsAccessKey {
     /// Required. Such as eu-central-1.
     #[prost(string, tag = "4")]
     pub region: ::prost::alloc::string::String,
+}
+/// A service account of Google's.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct GoogleServiceAccount {
+    /// The key file as Google gives it, JSON. Default: empty, the account of the machine that the adapter runs on, by its metadata server.
+    #[prost(string, tag = "1")]
+    pub key_json: ::prost::alloc::string::String,
 }
 /// A client certificate with its key.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1393,6 +1407,8 @@ pub enum CredentialKind {
     ApiKey = 2,
     /// An AWS access key.
     Aws = 3,
+    /// A service account of Google's.
+    Google = 4,
 }
 impl CredentialKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1405,6 +1421,7 @@ impl CredentialKind {
             Self::None => "CREDENTIAL_KIND_NONE",
             Self::ApiKey => "CREDENTIAL_KIND_API_KEY",
             Self::Aws => "CREDENTIAL_KIND_AWS",
+            Self::Google => "CREDENTIAL_KIND_GOOGLE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1414,6 +1431,7 @@ impl CredentialKind {
             "CREDENTIAL_KIND_NONE" => Some(Self::None),
             "CREDENTIAL_KIND_API_KEY" => Some(Self::ApiKey),
             "CREDENTIAL_KIND_AWS" => Some(Self::Aws),
+            "CREDENTIAL_KIND_GOOGLE" => Some(Self::Google),
             _ => None,
         }
     }

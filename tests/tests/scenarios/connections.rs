@@ -8,7 +8,8 @@ use postern_proto::instance::v1::model_credential::Credential;
 use postern_proto::instance::v1::model_registry_service_client::ModelRegistryServiceClient;
 use postern_proto::{Failure, Reason};
 use postern_runtime::tls::{Tls, TlsConfig};
-use postern_tests::{Act, Authority, FakeModel, Stack, answer, head, reason, soon};
+use postern_tests::{Act, Authority, FakeModel, Forge, Stack, answer, head, reason, soon};
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 async fn update(stack: &Stack, model: instance::Model, credential: instance::ModelCredential) -> Result<(), Failure> {
@@ -77,6 +78,48 @@ async fn requests_to_aws_are_signed_and_carry_the_headers_that_were_asked_for() 
     // A key of AWS is for AWS alone.
     let other = instance::Model { provider: "openai".to_owned(), ..model };
     assert_eq!(update(&stack, other, aws()).await.unwrap_err().fields[0].0, "credential.aws");
+}
+
+#[tokio::test]
+async fn a_service_account_of_googles_is_shown_as_a_token_that_serves_again() {
+    let json = |body: serde_json::Value| {
+        vec![head(200, &[("content-type", "application/json")]), Act::Send(body.to_string().into_bytes())]
+    };
+    let tokens = FakeModel::playing([json(json!({ "access_token": "google-token", "expires_in": 3600 }))]).await;
+    let said = json!({ "candidates": [{ "content": { "parts": [{ "text": "hi" }] }, "finishReason": "STOP" }] });
+    let server = FakeModel::playing([json(said)]).await;
+    let token_uri = format!("{}/token", tokens.url());
+    let key_file = json!({
+        "type": "service_account", "client_email": "postern@example.iam.gserviceaccount.com", "private_key_id": "k1",
+        "private_key": std::fs::read_to_string(Forge::stranger().pem()).unwrap(), "token_uri": token_uri,
+    });
+    let model = instance::Model { provider: "vertex".to_owned(), ..Stack::model("demo", &server.url()) };
+    let stack = Stack::builder().registered(model.clone(), None).bind("chat", &["demo"]).start().await;
+    let google = |key_json: String| instance::ModelCredential {
+        credential: Some(Credential::Google(instance::GoogleServiceAccount { key_json })),
+        client_certificate: None,
+    };
+    assert!(update(&stack, model.clone(), google("no key file".to_owned())).await.is_err());
+    update(&stack, model.clone(), google(key_file.to_string())).await.unwrap();
+    let shown =
+        |server: &FakeModel| server.requests().last().and_then(|asked| asked.headers.get("authorization").cloned());
+    let asked = async {
+        while shown(&server).is_none_or(|shown| shown != "Bearer google-token") {
+            let _ = stack.ask(&stack.token().await, Stack::chat("hi")).await;
+        }
+    };
+    soon("a request with the token", asked).await;
+    stack.ask(&stack.token().await, Stack::chat("hi")).await.unwrap();
+    assert_eq!(tokens.requests().len(), 1, "the token serves again");
+    let form: std::collections::HashMap<_, _> =
+        form_urlencoded::parse(tokens.requests()[0].text.as_bytes()).into_owned().collect();
+    assert_eq!(form["grant_type"], "urn:ietf:params:oauth:grant-type:jwt-bearer");
+    let claims = Forge::claims(&form["assertion"]);
+    assert_eq!((&claims["iss"], &claims["aud"]), (&key_file["client_email"], &key_file["token_uri"]));
+    assert_eq!(Forge::header_of(&form["assertion"])["kid"], "k1");
+    // Such an account is for Google alone.
+    let other = instance::Model { provider: "gemini".to_owned(), ..model };
+    assert_eq!(update(&stack, other, google(key_file.to_string())).await.unwrap_err().fields[0].0, "credential.google");
 }
 
 /// A model's server over TLS that demands a certificate; it answers everybody alike.

@@ -248,3 +248,40 @@ async fn what_is_wrong_with_a_run_is_named() {
     assert_eq!(ask(pb::PromptRun { prompt_version: "new".to_owned(), ..good() }).await, Reason::RequestInvalid);
     assert!(model.requests().is_empty());
 }
+
+#[tokio::test]
+async fn what_a_request_would_meet_is_told_without_running_it() {
+    let model = FakeModel::saying(&["x"]).await;
+    let stack = Stack::builder()
+        .model("demo", &model)
+        .registered(Stack::model("spare", &model.url()), None)
+        .bind("explain_code", &["demo", "spare"])
+        .start()
+        .await;
+    let mut explain = pb::explain_service_client::ExplainServiceClient::new(stack.at_gateway());
+    let mut ask = async |feature: &str, scope: &str, model: &str, variables: &[(&str, &str)]| {
+        let variables = run("", variables).variables;
+        let message = pb::ExplainRequestRequest { feature: feature.to_owned(), model: model.to_owned(), variables };
+        let token = stack.exchange(&stack.user, "", &[scope]).await.unwrap();
+        let answer = explain.explain_request(Stack::request(message, &token)).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| reason(&status))
+    };
+    let told = ask("explain_code", "feature:explain_code", "", &[("code", "x")]).await.unwrap();
+    assert!(told.allowed && told.findings.iter().all(|finding| finding.ok), "{told:?}");
+    let planned: Vec<_> = told.models.iter().map(|model| (model.name.as_str(), model.prompt.as_str())).collect();
+    assert_eq!(planned, [("demo", "explain_code/base/1.0.0"), ("spare", "explain_code/base/1.0.0")]);
+    for (feature, scope, model, refusal, failed) in [
+        ("explain_code", "feature:explain_code", "", "REQUEST_INVALID", None),
+        ("explain_code", "feature:chat", "", "SCOPE_MISSING", Some("scope")),
+        ("write_tests", "feature:write_tests", "", "FEATURE_UNBOUND", Some("binding")),
+        ("explain_code", "feature:explain_code", "nobody", "MODEL_NOT_FOUND", Some("model")),
+    ] {
+        let told = ask(feature, scope, model, &[]).await.unwrap();
+        assert_eq!((told.allowed, told.reason.as_str()), (false, refusal));
+        let not: Vec<_> =
+            told.findings.iter().filter(|finding| !finding.ok).map(|finding| finding.name.as_str()).collect();
+        assert_eq!(not.first().copied(), failed, "{told:?}");
+    }
+    assert_eq!(ask("telepathy", "feature:chat", "", &[]).await.unwrap_err(), Reason::RequestInvalid);
+    assert!(model.requests().is_empty());
+}

@@ -1,4 +1,4 @@
-//! `chat`, `code`, `run` and `embed`: what the model writes goes to standard output as it comes; what it cost, to standard error.
+//! `chat`, `code`, `run`, `embed` and `explain`: what the model writes goes to standard output as it comes; what it cost, to standard error.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -10,6 +10,7 @@ use postern_proto::completion::v1::{
 };
 use postern_proto::gateway::v1 as pb;
 use postern_proto::gateway::v1::completion_service_client::CompletionServiceClient;
+use postern_proto::gateway::v1::explain_service_client::ExplainServiceClient;
 use postern_proto::{Failure, Feature, UnknownFeature};
 use postern_runtime::grpc;
 use postern_runtime::request_id::RequestId;
@@ -17,7 +18,7 @@ use serde_json::json;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use crate::args::{Chat, Code, Embed, Run, Sampling, Variables, Via};
+use crate::args::{Chat, Code, Embed, Explain, Run, Sampling, Variables, Via};
 use crate::client::{Client, of_gateway};
 use crate::output::{Output, Problem};
 
@@ -111,6 +112,52 @@ pub async fn embed(client: &Client, args: Embed) -> Result<Output, Problem> {
     let text = answer.vectors.iter().map(line).collect::<Vec<_>>().join("\n");
     let vectors: Vec<_> = answer.vectors.iter().map(|vector| vector.values.clone()).collect();
     Ok(Output::new(text, json!({ "model": answer.model, "vectors": vectors })))
+}
+
+/// Says what a request would meet.
+pub async fn explain(client: &Client, args: Explain) -> Result<Output, Problem> {
+    let feature: Feature = args.feature.parse().map_err(|error: UnknownFeature| Problem::new(error.to_string()))?;
+    let message = pb::ExplainRequestRequest {
+        feature: args.feature,
+        model: args.model.unwrap_or_default(),
+        variables: variables(&args.variables)?.into_iter().collect(),
+    };
+    let request = request(client, message, feature, Via::Gateway).await?;
+    let answer = ExplainServiceClient::new(client.gateway()).explain_request(request).await.map_err(failed)?;
+    let pb::ExplainRequestResponse { allowed, reason, findings, models } = answer.into_inner();
+    let mut lines: Vec<_> = findings
+        .iter()
+        .map(|finding| format!("{}  {:<8} {}", if finding.ok { "ok  " } else { "FAIL" }, finding.name, finding.detail))
+        .collect();
+    for model in &models {
+        let how = match (model.left_out.as_str(), model.prompt.as_str(), model.code.as_str()) {
+            ("", "", "") => "no prompt of ours".to_owned(),
+            ("", "", code) => format!("code by {code}"),
+            ("", prompt, _) => format!("prompt {prompt}"),
+            (left_out, ..) => format!("left out: {left_out}"),
+        };
+        let (endpoints, outstanding) = (model.endpoints, model.outstanding);
+        lines.push(format!(
+            "try   {} ({}): {how}; {endpoints} endpoints, {outstanding} requests there",
+            model.name, model.family
+        ));
+    }
+    lines.push(if allowed { "it would be answered".to_owned() } else { format!("it would be refused: {reason}") });
+    let findings: Vec<_> = findings
+        .iter()
+        .map(|finding| json!({ "name": finding.name, "ok": finding.ok, "detail": finding.detail }))
+        .collect();
+    let planned: Vec<_> = models
+        .iter()
+        .map(|model| {
+            json!({
+                "name": model.name, "family": model.family, "endpoints": model.endpoints,
+                "outstanding": model.outstanding, "prompt": model.prompt, "code": model.code, "left_out": model.left_out,
+            })
+        })
+        .collect();
+    let json = json!({ "allowed": allowed, "reason": reason, "findings": findings, "models": planned });
+    Ok(Output::new(lines.join("\n"), json).bad_unless(allowed))
 }
 
 /// What a prompt is given, by name.

@@ -102,6 +102,7 @@ fn credential(settings: &ModelSettings, ask: bool) -> Result<Option<pb::ModelCre
     use pb::model_credential::Credential;
     let client_certificate = client_certificate(settings)?;
     let has_key = settings.no_api_key || settings.api_key_file.is_some() || settings.aws_key_file.is_some();
+    let has_key = has_key || settings.google_metadata || settings.google_key_file.is_some();
     if !ask && client_certificate.is_some() && !has_key {
         // A credential is replaced whole.
         return Err(Problem::new(
@@ -109,7 +110,13 @@ fn credential(settings: &ModelSettings, ask: bool) -> Result<Option<pb::ModelCre
         ));
     }
     let key = |text: &SecretString| Credential::ApiKey(pb::ApiKey { value: text.expose_secret().to_owned() });
+    let google = |key_json: String| Credential::Google(pb::GoogleServiceAccount { key_json });
     let credential = match (&settings.api_key_file, &settings.aws_key_file) {
+        _ if settings.google_metadata => Some(google(String::new())),
+        _ if settings.google_key_file.is_some() => {
+            let whole = settings.google_key_file.as_deref().map(secret::whole_file).transpose()?;
+            whole.map(|text| google(text.expose_secret().to_owned()))
+        }
         _ if settings.no_api_key => Some(Credential::None(pb::NoCredential {})),
         (Some(path), _) => Some(key(&secret::from_file(path)?)),
         (None, Some(path)) => Some(Credential::Aws(aws_key(path)?)),
@@ -160,6 +167,9 @@ fn say(said: &mut pb::Capabilities, settings: &ModelSettings) {
         if given.is_some() {
             place.clone_from(given);
         }
+    }
+    if settings.adaptive_thinking {
+        said.adaptive_thinking = Some(true);
     }
     if settings.reasoning_history {
         said.reasoning_history = Some(true);
@@ -233,6 +243,7 @@ fn credential_name(model: &pb::Model) -> &'static str {
     match model.credential_kind() {
         pb::CredentialKind::ApiKey => "api_key",
         pb::CredentialKind::Aws => "aws",
+        pb::CredentialKind::Google => "google",
         pb::CredentialKind::None => "none",
         pb::CredentialKind::Unspecified => "unknown",
     }
@@ -257,6 +268,7 @@ fn capabilities(said: Option<&pb::Capabilities>) -> Value {
         ("structured_output", said.structured_output.map(Value::from)),
         ("images", said.images.map(Value::from)),
         ("reasoning_history", said.reasoning_history.map(Value::from)),
+        ("adaptive_thinking", said.adaptive_thinking.map(Value::from)),
     ];
     members
         .into_iter()

@@ -8,6 +8,7 @@ use postern_proto::completion::v1::{
 use postern_proto::model::v1::{ChatPrompt, Generation, generation};
 use serde_json::{Map, Value, json};
 
+use crate::provider::Target;
 use crate::provider::say::{self, Dropped, Picture};
 
 /// The API demands a bound for the answer; this one where the caller gives none.
@@ -15,7 +16,14 @@ const DEFAULT_MAX_TOKENS: u32 = 4096;
 /// What a model may spend on thinking, by the effort that is asked for.
 const BUDGETS: [(&str, u32); 3] = [("low", 2048), ("medium", 8192), ("high", 16_384)];
 
-pub(super) fn body(identifier: &str, generation: &Generation, stream: bool) -> Result<(Bytes, Vec<String>), Failure> {
+/// Efforts that newer models know.
+const EFFORTS: [&str; 5] = ["low", "medium", "high", "xhigh", "max"];
+
+pub(super) fn body(
+    target: &Target<'_>,
+    generation: &Generation,
+    stream: bool,
+) -> Result<(Bytes, Vec<String>), Failure> {
     let Some(generation::Prompt::Chat(chat)) = &generation.prompt else {
         return Err(Failure::field("generation.prompt", "the provider anthropic has no raw completions"));
     };
@@ -26,7 +34,7 @@ pub(super) fn body(identifier: &str, generation: &Generation, stream: bool) -> R
         let format = json!({ "type": "json_schema", "schema": schema });
         body.insert("output_config".to_owned(), json!({ "format": format }));
     }
-    body.insert("model".to_owned(), identifier.into());
+    body.insert("model".to_owned(), target.identifier.into());
     let (system, messages) = conversation(messages)?;
     if !system.is_empty() {
         body.insert("system".to_owned(), system.into());
@@ -44,7 +52,8 @@ pub(super) fn body(identifier: &str, generation: &Generation, stream: bool) -> R
     }
     let called = chat.messages.iter().any(|message| !message.tool_calls.is_empty());
     let is_amid_tools = called || body.get("tool_choice").is_some_and(|choice| choice["type"] != "auto");
-    add_parameters(&mut body, &parameters, &mut dropped, is_amid_tools)?;
+    let is_adaptive = target.capabilities.adaptive_thinking();
+    add_parameters(&mut body, &parameters, &mut dropped, (is_amid_tools, is_adaptive))?;
     let bytes = serde_json::to_vec(&body).map_err(Failure::internal)?;
     Ok((bytes.into(), dropped.warnings))
 }
@@ -141,7 +150,7 @@ fn add_parameters(
     body: &mut Map<String, Value>,
     parameters: &Parameters,
     dropped: &mut Dropped<'_>,
-    is_amid_tools: bool,
+    (is_amid_tools, is_adaptive): (bool, bool),
 ) -> Result<(), Failure> {
     let Parameters {
         max_tokens,
@@ -191,7 +200,18 @@ fn add_parameters(
     let stop: Vec<_> = stop.iter().filter(|text| !text.trim().is_empty()).cloned().collect();
     add("stop_sequences", (!stop.is_empty()).then(|| stop.into()));
     add("metadata", user.as_ref().map(|user| json!({ "user_id": user })));
-    if let Some(effort) = reasoning_effort {
+    if let Some(effort) = reasoning_effort.as_ref().filter(|_| is_adaptive) {
+        if EFFORTS.contains(&effort.as_str()) {
+            let config = body.entry("output_config").or_insert_with(|| json!({}));
+            config["effort"] = effort.as_str().into();
+            // Thoughts that went with earlier calls are gone, and would be asked for.
+            if !is_amid_tools {
+                body.insert("thinking".to_owned(), json!({ "type": "adaptive", "display": "summarized" }));
+            }
+        } else {
+            dropped.parameter("reasoning_effort", effort != "none");
+        }
+    } else if let Some(effort) = reasoning_effort {
         let budget = BUDGETS.iter().find(|(name, _)| name == effort).map(|(_, budget)| *budget);
         // The budget must be less than the whole answer may take; thinking wants the sampling left alone, a free choice of tools,
         // and the thoughts that went with earlier calls, which nobody has kept.
