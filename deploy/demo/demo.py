@@ -302,7 +302,8 @@ class Demo:
     def show_token(self) -> None:
         begun = time.monotonic()
         token = json.loads(self.postern("--json", "token", profile="user"))
-        say(f"eve exchanged it for an access token: {' and '.join(token['scope'])}, for {token['audience']}, "
+        first, *rest = token['scope']
+        say(f"eve exchanged it for an access token: {first} and {len(rest)} more scopes, for {token['audience']}, "
             f"until {token['expires_at']} ({1000 * (time.monotonic() - begun):.0f} ms)")
 
     def stream(self, title: str, *words) -> None:

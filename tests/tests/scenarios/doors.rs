@@ -285,3 +285,40 @@ async fn what_a_request_would_meet_is_told_without_running_it() {
     assert_eq!(ask("telepathy", "feature:chat", "", &[]).await.unwrap_err(), Reason::RequestInvalid);
     assert!(model.requests().is_empty());
 }
+
+#[tokio::test]
+async fn a_tool_that_takes_a_text_and_one_in_a_namespace_come_back_as_what_they_are() {
+    let delta = |call: Value| {
+        event(&json!({ "choices": [{ "index": 0, "delta": { "tool_calls": [call] }, "finish_reason": null }] }))
+    };
+    let script = vec![
+        sse_head(),
+        delta(
+            json!({ "index": 0, "id": "c1", "function": { "name": "apply_patch", "arguments": "{\"input\":\"*** B" } }),
+        ),
+        delta(json!({ "index": 0, "function": { "arguments": "egin\"}" } })),
+        delta(json!({ "index": 1, "id": "c2", "function": { "name": "mcp__files__read", "arguments": "{}" } })),
+        finish("stop"),
+        done(),
+    ];
+    let (stack, model) = stack(script).await;
+    let mut body = response(true);
+    body["tools"] = json!([
+        { "type": "custom", "name": "apply_patch" },
+        { "type": "namespace", "name": "mcp__files", "tools": [{ "type": "function", "name": "read" }] },
+        { "type": "web_search" },
+    ]);
+    let told = events(&stack, "/v1/responses", &body).await;
+    let (_, last) = told.last().unwrap();
+    let output = &last["response"]["output"];
+    assert_eq!((&output[0]["type"], &output[0]["input"]), (&json!("custom_tool_call"), &json!("*** Begin")));
+    assert_eq!((&output[1]["namespace"], &output[1]["name"]), (&json!("mcp__files"), &json!("read")));
+    let (_, first) = &told[0];
+    assert!(first["response"]["postern_warnings"][0].as_str().unwrap().contains("web_search"), "{first}");
+    let input: Vec<_> = told.iter().filter(|(name, _)| name.starts_with("response.custom_tool_call_input")).collect();
+    assert_eq!(input.len(), 2);
+    assert_eq!(model.requests()[0].body["tools"].as_array().unwrap().len(), 2);
+    // The same at the other door: a call is one, whatever the server says of why it stopped.
+    let answer = post(&stack.http("/v1/messages"), &stack.user, &message(false)).await.json();
+    assert_eq!(answer["stop_reason"], "tool_use");
+}
