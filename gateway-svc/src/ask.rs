@@ -121,6 +121,7 @@ impl Ask {
         let message = |message: &Message| {
             let calls =
                 message.tool_calls.iter().map(|call| call.name.len() + call.arguments_json.len()).sum::<usize>();
+            let calls = calls + message.reasoning.len();
             TOKENS_PER_MESSAGE + message.content.iter().map(part).sum::<usize>() + calls.div_ceil(BYTES_PER_TOKEN)
         };
         let tools = chat.tools.iter().map(|tool| tool.name.len() + tool.description.len() + tool.parameters_json.len());
@@ -215,7 +216,8 @@ fn check_message(at: usize, message: &Message) -> Result<usize, Failure> {
     if size == 0 && role == Role::User {
         return Err(wrong("content", "is empty"));
     }
-    Ok(size + message.tool_calls.iter().map(|call| call.arguments_json.len()).sum::<usize>())
+    let calls = message.tool_calls.iter().map(|call| call.arguments_json.len()).sum::<usize>();
+    Ok(size + calls + message.reasoning.len())
 }
 
 /// Whether a picture's URL may be passed on. The model's server loads it, from inside the network: a caller must not be able to

@@ -29,7 +29,7 @@ pub use relay::Completion;
 pub use session::Sessions;
 
 use crate::adapters::Adapters;
-use crate::ask::{Ask, Texts};
+use crate::ask::{Ask, MAX_PROMPT_BYTES, Texts};
 use crate::issuers::Issuers;
 use crate::prompt::{self, Prompts};
 use crate::routes::{Model, Routes};
@@ -145,6 +145,10 @@ impl Pipeline {
     /// # Errors
     /// NETWORK_UNTRUSTED at the listener, INSTANCE_UNAVAILABLE before routes have come.
     pub fn explain(&self, verified: &Verified, caller: &Caller<'_>, question: &Question) -> Result<Explained, Failure> {
+        let bytes: usize = question.variables.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if bytes > MAX_PROMPT_BYTES {
+            return Err(Failure::new(Reason::RequestTooLarge, "the variables are too large"));
+        }
         let table = self.routes.current()?;
         Ok(Explained::of(self, verified, self.address_of(caller)?, &table, question))
     }

@@ -69,8 +69,9 @@ impl Endpoint {
     }
 
     /// The secrets, to take them out of what a server said.
-    pub fn secrets(&self) -> impl Iterator<Item = &SecretString> {
-        self.api_key.iter().chain(self.aws.iter().flat_map(AwsKey::secrets))
+    pub fn secrets(&self) -> impl Iterator<Item = SecretString> {
+        let own = self.api_key.iter().chain(self.aws.iter().flat_map(AwsKey::secrets)).cloned();
+        own.chain(self.google.as_ref().and_then(|google| google.shown()))
     }
 
     /// A connector under the same policy, to probe with.
@@ -202,6 +203,14 @@ impl Endpoints {
         let kept = before.filter(same).and_then(|before| before.google.clone());
         if let Some(kept) = kept.filter(|kept| kept.is_of(&key_json)) {
             return Ok(kept);
+        }
+        let uri = connection.url.parse::<Uri>().ok();
+        let is_googles = uri.is_some_and(|uri| {
+            uri.scheme_str() == Some("https") && uri.host().is_some_and(|host| host.ends_with(".googleapis.com"))
+        });
+        if key_json.is_empty() && !is_googles {
+            // Else whoever registers a model could have the machine's own account sent to a server of theirs.
+            return Err("the machine's own account is shown to https://….googleapis.com alone".to_owned());
         }
         let tokens = match key_json.is_empty() {
             true => GoogleTokens::of_this_machine(&self.egress),

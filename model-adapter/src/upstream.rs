@@ -48,24 +48,18 @@ pub async fn send(endpoint: &Endpoint, call: Call, id: &RequestId, now: u64) -> 
     if let Some(key) = &endpoint.aws {
         key.sign(&mut request, now).map_err(Failure::internal)?;
     }
-    let mut token = None;
     if let Some(google) = &endpoint.google {
         let fresh = google.token(now).await?;
         let value = HeaderValue::from_str(&format!("Bearer {}", fresh.expose_secret()));
         let mut value = value.map_err(|_| Failure::internal("the access token is not a header's value"))?;
         value.set_sensitive(true);
         request.headers_mut().insert(AUTHORIZATION, value);
-        token = Some(fresh);
     }
     let response = endpoint.client.request(request).await.map_err(|error| unreachable(&error))?;
     if response.status().is_success() {
         return Ok(response);
     }
-    let mut failure = refusal(endpoint, response, now).await;
-    if let Some(token) = token {
-        failure.message = failure.message.replace(token.expose_secret(), "[redacted]");
-    }
-    Err(failure)
+    Err(refusal(endpoint, response, now).await)
 }
 
 /// Reads a whole answer.

@@ -249,13 +249,28 @@ impl Template {
     }
 }
 
+/// Where a tag ends: not within a text in quotes.
+fn tag_end(tag: &str) -> usize {
+    let (mut quote, mut before) = (None, ' ');
+    for (at, c) in tag.char_indices() {
+        match quote {
+            Some(open) if c == open && before != '\\' => quote = None,
+            Some(_) => {}
+            None if matches!(c, '"' | '\'') => quote = Some(c),
+            None if c == '}' && matches!(before, '}' | '%') => return at - 1,
+            None => {}
+        }
+        before = c;
+    }
+    tag.len()
+}
+
 /// Whether a tag has a word by which a text grows: steps are counted, and what a step makes is not.
 fn grows(source: &str) -> bool {
     let mut rest = source;
     while let Some(at) = rest.find("{{").into_iter().chain(rest.find("{%")).min() {
         let tag = &rest[at + 2..];
-        let end = tag.find("}}").into_iter().chain(tag.find("%}")).min().unwrap_or(tag.len());
-        let (inside, after) = tag.split_at(end);
+        let (inside, after) = tag.split_at(tag_end(tag));
         let words = inside.trim_start_matches(['-', '+']).trim_end_matches('-');
         if words.contains(['~', '*', '+'])
             || words.split_whitespace().any(|word| matches!(word, "set" | "macro" | "call"))

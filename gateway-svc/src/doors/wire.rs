@@ -2,44 +2,76 @@
 //! place; everything else is bounded before it is read.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
 use postern_proto::{Failure, Reason};
-use serde::de::{SeqAccess, Visitor};
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// Members that may be as large as the body.
-const LARGE: &[&str] = &["messages", "input", "prompt", "suffix", "system", "instructions", "tools"];
-/// Largest other member, in bytes of JSON.
+/// Largest member that need not be large, in bytes of JSON.
 const MAX_MEMBER: usize = 256 * 1024;
 /// Members of a body.
 const MAX_MEMBERS: usize = 256;
+/// Elements of all lists of a body together: the smallest takes three bytes there and some hundreds here.
+const MAX_ELEMENTS: usize = 20_000;
 
-/// Reads a body, and says what of it cannot be read.
-pub(super) fn read<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, Failure> {
-    members(body)?;
+thread_local! {
+    /// Elements that the body that is being read may still have. Reading one is never interrupted.
+    static ELEMENTS_LEFT: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Reads a body, of which the `large` members may be as large as itself, and says what of it cannot be read.
+pub(super) fn read<'de, T: Deserialize<'de>>(body: &'de [u8], large: &[&str]) -> Result<T, Failure> {
+    members(body, large)?;
+    ELEMENTS_LEFT.set(MAX_ELEMENTS);
     serde_json::from_slice(body).map_err(|error| unreadable(&error))
 }
 
-/// The members of a body as they were written.
-pub(super) fn members(body: &[u8]) -> Result<BTreeMap<Cow<'_, str>, &RawValue>, Failure> {
-    let members: BTreeMap<Cow<'_, str>, &RawValue> =
-        serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
-    if members.len() > MAX_MEMBERS {
-        let message = format!("the request's body has more than {MAX_MEMBERS} members");
-        return Err(Failure::new(Reason::RequestInvalid, message));
-    }
-    let large = members.iter().find(|(name, value)| !LARGE.contains(&&***name) && value.get().len() > MAX_MEMBER);
+/// The members of a body as they were written; each is there once.
+pub(super) fn members<'a>(body: &'a [u8], large: &[&str]) -> Result<Members<'a>, Failure> {
+    let Once(members) = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
+    let large = members.iter().find(|(name, value)| !large.contains(&&***name) && value.get().len() > MAX_MEMBER);
     match large {
         Some((name, _)) => {
             let shown: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
             Err(Failure::field(shown, format!("is larger than {} KiB", MAX_MEMBER >> 10)))
         }
         None => Ok(members),
+    }
+}
+
+/// The members of a body by name.
+pub(super) type Members<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
+
+/// Members of which none comes twice: the reader after this one would take in both.
+struct Once<'a>(Members<'a>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Once<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Map;
+        impl<'de> Visitor<'de> for Map {
+            type Value = Members<'de>;
+
+            fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+                to.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+                let mut members = Members::new();
+                while let Some((name, value)) = map.next_entry::<Cow<'de, str>, &'de RawValue>()? {
+                    if members.len() == MAX_MEMBERS || members.insert(name, value).is_some() {
+                        return Err(A::Error::custom("a member comes twice, or there are too many"));
+                    }
+                }
+                Ok(members)
+            }
+        }
+        from.deserialize_map(Map).map(Self)
     }
 }
 
@@ -83,12 +115,28 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<TextOr<T>, A::Error> {
                 let mut many = Vec::new();
                 while let Some(one) = list.next_element()? {
+                    take_one::<A::Error>()?;
                     many.push(one);
                 }
                 Ok(TextOr::Many(many))
             }
         }
         from.deserialize_any(Either(PhantomData))
+    }
+}
+
+fn take_one<E: serde::de::Error>() -> Result<(), E> {
+    let left = ELEMENTS_LEFT.get().checked_sub(1).ok_or_else(|| E::custom("too many elements"))?;
+    ELEMENTS_LEFT.set(left);
+    Ok(())
+}
+
+/// A list, whose elements count among all of the body.
+pub(super) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    match Option::<TextOr<T>>::deserialize(from)? {
+        None => Ok(Vec::new()),
+        Some(TextOr::Many(list)) => Ok(list),
+        Some(TextOr::Text(_)) => Err(serde::de::Error::custom("a text in place of a list")),
     }
 }
 
@@ -117,16 +165,48 @@ mod tests {
     #[test]
     fn what_has_no_business_being_large_is_refused_before_it_is_read() {
         let large = format!("[{}0]", "0,".repeat(MAX_MEMBER));
-        let refused = |body: String| members(body.as_bytes()).err().map(|failure| failure.fields[0].0.clone());
+        let refused =
+            |body: String| members(body.as_bytes(), &["messages"]).err().map(|failure| failure.fields[0].0.clone());
         assert_eq!(refused(format!(r#"{{"metadata":{large}}}"#)).as_deref(), Some("metadata"));
         assert_eq!(refused(format!(r#"{{"stop":{large},"model":"m"}}"#)).as_deref(), Some("stop"));
         assert_eq!(refused(format!(r#"{{"messages":{large}}}"#)), None);
         let many: Vec<_> = (0..=MAX_MEMBERS).map(|nth| format!(r#""m{nth}":0"#)).collect();
-        assert!(members(format!("{{{}}}", many.join(",")).as_bytes()).is_err());
+        assert!(members(format!("{{{}}}", many.join(",")).as_bytes(), &[]).is_err());
+        // What comes twice is taken in twice, and only one of the two would be looked at.
+        assert!(members(format!(r#"{{"z":{large},"z":0}}"#).as_bytes(), &[]).is_err());
+        assert!(members(br#"{"a":1,"b":1}"#, &[]).is_ok());
+    }
+
+    #[test]
+    fn many_small_elements_are_no_way_round() {
+        #[derive(Deserialize)]
+        struct Body {
+            #[serde(default, deserialize_with = "list")]
+            messages: Vec<Within>,
+        }
+        #[derive(Deserialize)]
+        struct Within {
+            #[serde(default, deserialize_with = "list")]
+            parts: Vec<Value>,
+        }
+        let body = |lists: usize, each: usize| {
+            let parts = vec!["{}"; each].join(",");
+            format!(r#"{{"messages":[{}]}}"#, vec![format!(r#"{{"parts":[{parts}]}}"#); lists].join(","))
+        };
+        let count = |lists, each| {
+            read::<Body>(body(lists, each).as_bytes(), &["messages"])
+                .map(|body| body.messages.iter().map(|within| within.parts.len()).sum::<usize>())
+        };
+        assert_eq!(count(10, 100).ok(), Some(1000));
+        assert!(count(1, MAX_ELEMENTS).is_err());
+        assert!(count(200, 100).is_err());
+        // Each body has its own.
+        assert_eq!(count(10, 100).ok(), Some(1000));
     }
 
     #[test]
     fn a_text_or_a_list_is_read_as_it_is() {
+        ELEMENTS_LEFT.set(MAX_ELEMENTS);
         let read = |text: &str| serde_json::from_str::<TextOr<u8>>(text).ok();
         assert!(matches!(read(r#""aé""#), Some(TextOr::Text(text)) if text == "aé"));
         assert!(matches!(read("[1,2]"), Some(TextOr::Many(list)) if list == [1, 2]));

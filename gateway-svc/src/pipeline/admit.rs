@@ -51,11 +51,6 @@ impl Admission {
         })
     }
 
-    /// How many requests there is room for.
-    pub(super) fn room(&self) -> usize {
-        self.with(|counts| self.max_in_flight.saturating_sub(counts.in_flight))
-    }
-
     /// A place at a model.
     pub(super) fn at_model(&self, model: &Model) -> Result<Place, Failure> {
         self.named(format!("model {}", model.name), model.max_concurrency)

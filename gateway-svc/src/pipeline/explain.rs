@@ -63,20 +63,34 @@ impl Explained {
         let Question { feature, model, .. } = question;
         let permit = authorise::permit(verified, (*feature, model.as_deref()), address, table);
         let claims = verified.claims();
-        let list = |items: &[String], empty: &str| if items.is_empty() { empty.to_owned() } else { items.join(", ") };
-        let bound: Vec<_> = table.bound(*feature).iter().map(|model| model.name.clone()).collect();
+        // Names are told of what the caller may see, as in a list of models; of the rest only that it is there.
+        let bound = table.bound(*feature);
+        let sees = |model: &&std::sync::Arc<Model>| {
+            authorise::is_for(&model.groups, verified) && authorise::trusts(model, address)
+        };
+        let seen: Vec<_> = match permit.is_ok() {
+            true => bound.iter().filter(sees).map(|model| model.name.as_str()).collect(),
+            false => Vec::new(),
+        };
+        let binding = match (bound.is_empty(), seen.is_empty()) {
+            (true, _) => "nothing: the feature is off".to_owned(),
+            (false, true) => "bound".to_owned(),
+            (false, false) => seen.join(", "),
+        };
         let groups = table.groups(*feature);
+        let is_member = authorise::is_for(groups, verified);
+        let membership = match (groups.is_empty(), is_member) {
+            (true, _) => "the feature is for anyone",
+            (false, true) => "the feature is for a group that the caller is in",
+            (false, false) => "the feature is for groups that the caller is not in",
+        };
         let shown = address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
         let refused = |reason: Reason| !matches!(&permit, Err(failure) if failure.reason == reason);
         let mut findings = vec![
             ("token", true, format!("{} of {}", claims.sub, claims.iss)),
             ("scope", verified.allows(feature.scope()), claims.scope.clone()),
-            ("binding", !bound.is_empty(), list(&bound, "nothing: the feature is off")),
-            (
-                "groups",
-                authorise::is_for(groups, verified) && refused(Reason::GroupMissing),
-                format!("for {}; the caller's: {}", list(groups, "anyone"), list(verified.groups(), "none")),
-            ),
+            ("binding", !bound.is_empty(), binding),
+            ("groups", is_member && refused(Reason::GroupMissing), membership.to_owned()),
             ("network", refused(Reason::NetworkUntrusted), format!("the caller is at {shown}")),
         ];
         if let Some(model) = model {
@@ -87,13 +101,20 @@ impl Explained {
             Ok(permit) => permit,
             Err(failure) => return Self { refusal: Some(failure), findings, models: Vec::new() },
         };
-        let room = pipeline.admission.room();
-        findings.push(("limit", room > 0, format!("room for {room} requests at this gateway")));
+        // Building prompts is work, for which there must be a place as for any request.
+        let place = match pipeline.admission.admit(&permit) {
+            Ok(place) => place,
+            Err(failure) => {
+                findings.push(("limit", false, failure.message.clone()));
+                return Self { refusal: Some(failure), findings, models: Vec::new() };
+            }
+        };
+        findings.push(("limit", true, "there is a place at this gateway".to_owned()));
         let models: Vec<_> = permit.models().iter().map(|model| pipeline.planned(model, question)).collect();
         let answered = models.iter().any(|model| model.left_out.is_empty());
+        drop(place);
         let refusal = match (answered, models.first()) {
             (false, Some(first)) => Some(Failure::new(Reason::RequestInvalid, first.left_out.clone())),
-            _ if room == 0 => Some(Failure::new(Reason::ConcurrencyLimited, "the gateway is at its limit of requests")),
             _ => None,
         };
         Self { refusal, findings, models }

@@ -72,16 +72,18 @@ impl Cleaner {
             self.mid_line = self.held.is_empty();
         }
         // Line by line; a line's end is given out with the line after it.
-        while let Some(end) = self.line_end() {
-            let line = self.held[..end].to_owned();
+        let held = std::mem::take(&mut self.held);
+        let mut rest = held.as_str();
+        while let Some(end) = line_end(rest) {
+            let (line, after) = rest.split_at(end);
             if self.is_end(line.trim()) {
                 self.is_over = true;
-                self.held.clear();
                 return out;
             }
-            self.held.drain(..end);
-            out.push_str(&line);
+            out.push_str(line);
+            rest = after;
         }
+        self.held.push_str(rest);
         if !self.may_become_end(self.held.trim()) || self.held.len() > MOST_HELD {
             out.push_str(&std::mem::take(&mut self.held));
             self.mid_line = true;
@@ -116,12 +118,6 @@ impl Cleaner {
         true
     }
 
-    /// Where the first whole line ends, which another follows; its own beginning may be a line end.
-    fn line_end(&self) -> Option<usize> {
-        let from = usize::from(self.held.starts_with('\n'));
-        self.held[from..].find('\n').map(|at| at + from)
-    }
-
     fn is_end(&self, line: &str) -> bool {
         (self.fenced == Fenced::Yes && line == FENCE) || self.next_line.as_deref() == Some(line)
     }
@@ -130,6 +126,12 @@ impl Cleaner {
         (self.fenced == Fenced::Yes && FENCE.starts_with(line))
             || self.next_line.as_ref().is_some_and(|next| next.starts_with(line))
     }
+}
+
+/// Where the first whole line ends, which another follows; its own beginning may be a line end.
+fn line_end(text: &str) -> Option<usize> {
+    let from = usize::from(text.starts_with('\n'));
+    text[from..].find('\n').map(|at| at + from)
 }
 
 /// The same events, each choice's text cleaned. When all of the `choices` have come to their end, so has the answer, whatever the model

@@ -117,6 +117,9 @@ async fn a_service_account_of_googles_is_shown_as_a_token_that_serves_again() {
     let claims = Forge::claims(&form["assertion"]);
     assert_eq!((&claims["iss"], &claims["aud"]), (&key_file["client_email"], &key_file["token_uri"]));
     assert_eq!(Forge::header_of(&form["assertion"])["kid"], "k1");
+    // The machine's own account is shown to Google alone, whoever registers what.
+    update(&stack, model.clone(), google(String::new())).await.unwrap();
+    ask_until(&stack, Some(Reason::AdapterUnavailable)).await;
     // Such an account is for Google alone.
     let other = instance::Model { provider: "gemini".to_owned(), ..model };
     assert_eq!(update(&stack, other, google(key_file.to_string())).await.unwrap_err().fields[0].0, "credential.google");

@@ -322,3 +322,55 @@ async fn a_tool_that_takes_a_text_and_one_in_a_namespace_come_back_as_what_they_
     let answer = post(&stack.http("/v1/messages"), &stack.user, &message(false)).await.json();
     assert_eq!(answer["stop_reason"], "tool_use");
 }
+
+/// A server that writes of two calls at once, and one whose call is cut off.
+#[tokio::test]
+async fn calls_are_whole_or_said_not_to_be() {
+    let call = |call: Value| {
+        event(&json!({ "choices": [{ "index": 0, "delta": { "tool_calls": [call] }, "finish_reason": null }] }))
+    };
+    let piece = |index: u32, arguments: &str| call(json!({ "index": index, "function": { "arguments": arguments } }));
+    let begin = |index: u32, name: &str| {
+        call(json!({ "index": index, "id": format!("c{index}"), "function": { "name": name, "arguments": "" } }))
+    };
+    let at_once = vec![
+        sse_head(),
+        begin(0, "f"),
+        begin(1, "g"),
+        piece(0, "{\"a\":"),
+        piece(1, "{\"b\":"),
+        piece(0, "1}"),
+        piece(1, "2}"),
+        finish("tool_calls"),
+        done(),
+    ];
+    let cut_off = vec![sse_head(), begin(0, "f"), piece(0, "{\"a\":"), finish("length"), done()];
+    let model = FakeModel::playing([at_once.clone(), at_once, cut_off]).await;
+    let stack = Stack::builder().model("demo", &model).start().await;
+    let told = events(&stack, "/v1/messages", &message(true)).await;
+    // Each block is stopped before the next begins, and its pieces stand between.
+    let (mut open, mut written) = (None, std::collections::BTreeMap::<u64, String>::new());
+    for (name, data) in told.iter().filter(|(name, _)| name.starts_with("content_block")) {
+        match name.as_str() {
+            "content_block_start" => assert_eq!(open.replace(data["index"].clone()), None),
+            "content_block_stop" => assert_eq!(open.take().as_ref(), Some(&data["index"])),
+            _ => {
+                assert_eq!(open.as_ref(), Some(&data["index"]));
+                let text = data["delta"]["partial_json"].as_str().unwrap();
+                written.entry(data["index"].as_u64().unwrap()).or_default().push_str(text);
+            }
+        }
+    }
+    assert_eq!(written.into_values().collect::<Vec<_>>(), [r#"{"a":1}"#, r#"{"b":2}"#]);
+    let told = events(&stack, "/v1/responses", &response(true)).await;
+    let output = &told.last().unwrap().1["response"]["output"];
+    assert_eq!((&output[0]["arguments"], &output[1]["arguments"]), (&json!(r#"{"a":1}"#), &json!(r#"{"b":2}"#)));
+    // What was cut off is not said to be done.
+    let told = events(&stack, "/v1/responses", &response(true)).await;
+    assert!(told.iter().all(|(name, _)| name != "response.function_call_arguments.done"));
+    let (name, last) = told.last().unwrap();
+    assert_eq!(
+        (name.as_str(), &last["response"]["output"][0]["status"]),
+        ("response.incomplete", &json!("incomplete"))
+    );
+}

@@ -10,6 +10,7 @@ use postern_proto::completion::v1::{
 use serde_json::{Value, json};
 
 use super::error::envelope;
+use crate::collect::{MAX_ANSWER_BYTES, too_large};
 use crate::doors::http::{self, Told};
 use crate::doors::sse::Frames;
 
@@ -20,8 +21,10 @@ pub(super) struct Writer {
     blocks: usize,
     /// The block that is being written, and what it holds.
     open: Option<(usize, Kind)>,
-    /// The blocks of calls by index, and whether any arguments have come.
-    calls: BTreeMap<u32, (usize, bool)>,
+    /// The calls by index.
+    calls: BTreeMap<u32, Call>,
+    /// Bytes of their arguments.
+    size: usize,
     usage: Value,
     stop_reason: &'static str,
 }
@@ -31,14 +34,24 @@ pub(super) struct Writer {
 enum Kind {
     Text,
     Thinking,
-    Call,
+    /// The call of this index.
+    Call(u32),
 }
 
 impl Writer {
     pub(super) fn new(told: Told) -> Self {
         let id = format!("msg_{}", told.id);
         let usage = usage(&Usage::default());
-        Self { request_id: told.id, id, blocks: 0, open: None, calls: BTreeMap::new(), usage, stop_reason: "end_turn" }
+        Self {
+            request_id: told.id,
+            id,
+            blocks: 0,
+            open: None,
+            calls: BTreeMap::new(),
+            size: 0,
+            usage,
+            stop_reason: "end_turn",
+        }
     }
 
     fn message(&self, model: &str, content: Vec<Value>, stop_reason: Value, usage: Value) -> Value {
@@ -71,6 +84,11 @@ impl Writer {
 
     fn close(&mut self, frames: &mut Frames) {
         if let Some((index, kind)) = self.open.take() {
+            if let Kind::Call(place) = kind
+                && let Some(call) = self.calls.get_mut(&place)
+            {
+                call.state = State::Over;
+            }
             if kind == Kind::Thinking {
                 // The clients wait for one. It is not the vendor's, and nobody takes it for one.
                 let signature = json!({ "type": "signature_delta", "signature": "" });
@@ -91,27 +109,79 @@ impl Writer {
                 let index = self.block(Kind::Thinking, &empty, frames);
                 delta_frame(index, &json!({ "type": "thinking_delta", "thinking": thought }), frames);
             }
-            delta::Delta::ToolCall(ToolCallFragment { index: call, id, name, arguments_json }) => {
-                if !self.calls.contains_key(&call) {
-                    self.close(frames);
-                    let empty = json!({ "type": "tool_use", "id": id, "name": name, "input": {} });
-                    let index = self.begin(&empty, frames);
-                    self.open = Some((index, Kind::Call));
-                    self.calls.insert(call, (index, false));
-                }
-                let Some((index, has_arguments)) = self.calls.get_mut(&call) else { return };
-                let index = *index;
-                let is_open = self.open == Some((index, Kind::Call));
-                // A call that has ended without arguments says so late, and its block has said it already. What a server writes of
-                // several calls at once goes to its own block all the same.
-                let says_nothing = !is_open && !*has_arguments && arguments_json == "{}";
-                *has_arguments |= !arguments_json.is_empty();
-                if !arguments_json.is_empty() && !says_nothing {
-                    let piece = json!({ "type": "input_json_delta", "partial_json": arguments_json });
-                    delta_frame(index, &piece, frames);
-                }
+            delta::Delta::ToolCall(fragment) => self.fragment(fragment, frames),
+        }
+    }
+
+    /// A piece of a call. Blocks come one after the other: where a server writes of several calls at once, the pieces of the others wait
+    /// until the one that is being written is whole.
+    fn fragment(&mut self, fragment: ToolCallFragment, frames: &mut Frames) {
+        let ToolCallFragment { index: place, id, name, arguments_json } = fragment;
+        let call = self.calls.entry(place).or_default();
+        if call.id.is_empty() && call.name.is_empty() {
+            (call.id, call.name) = (id, name);
+        }
+        // A call that has ended without arguments says so late, and its block has said it already.
+        if call.state == State::Over {
+            return;
+        }
+        call.arguments.push_str(&arguments_json);
+        self.size += arguments_json.len();
+        match self.open {
+            Some((index, Kind::Call(open))) if open == place => write_arguments(index, &arguments_json, frames),
+            Some((_, Kind::Call(open))) if !self.calls[&open].is_whole() => {}
+            _ => self.begin_call(place, frames),
+        }
+        // What waited follows as soon as it may.
+        while let Some((_, Kind::Call(open))) = self.open {
+            let next = self.calls.iter().find(|(_, call)| call.state == State::Waiting).map(|(place, _)| *place);
+            match next.filter(|_| self.calls[&open].is_whole()) {
+                Some(next) => self.begin_call(next, frames),
+                None => break,
             }
         }
+    }
+
+    /// Begins the block of a call with what has come of it.
+    fn begin_call(&mut self, place: u32, frames: &mut Frames) {
+        self.close(frames);
+        let Some(call) = self.calls.get_mut(&place) else { return };
+        call.state = State::Written;
+        let empty = json!({ "type": "tool_use", "id": call.id, "name": call.name, "input": {} });
+        let arguments = call.arguments.clone();
+        let index = self.begin(&empty, frames);
+        self.open = Some((index, Kind::Call(place)));
+        write_arguments(index, &arguments, frames);
+    }
+}
+
+/// A call of which something has come.
+#[derive(Default)]
+struct Call {
+    id: String,
+    name: String,
+    arguments: String,
+    state: State,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Waiting,
+    Written,
+    Over,
+}
+
+impl Call {
+    /// Whether its arguments are all there, as far as they show it. None at all may be yet to come.
+    fn is_whole(&self) -> bool {
+        serde_json::from_str::<serde::de::IgnoredAny>(&self.arguments).is_ok()
+    }
+}
+
+fn write_arguments(index: usize, piece: &str, frames: &mut Frames) {
+    if !piece.is_empty() {
+        delta_frame(index, &json!({ "type": "input_json_delta", "partial_json": piece }), frames);
     }
 }
 
@@ -159,10 +229,15 @@ impl http::Writer for Writer {
             Event::Usage(counted) => self.usage = usage(&counted),
             Event::End(end) => self.stop_reason = stop_reason(end.finish_reason, !self.calls.is_empty()),
         }
-        Ok(())
+        if self.size > MAX_ANSWER_BYTES { Err(too_large()) } else { Ok(()) }
     }
 
     fn ended(&mut self, frames: &mut Frames) {
+        self.close(frames);
+        let waiting = self.calls.iter().filter(|(_, call)| call.state == State::Waiting);
+        for place in waiting.map(|(place, _)| *place).collect::<Vec<_>>() {
+            self.begin_call(place, frames);
+        }
         self.close(frames);
         let delta = json!({ "stop_reason": self.stop_reason, "stop_sequence": null });
         frames.named("message_delta", &json!({ "type": "message_delta", "delta": delta, "usage": self.usage }));

@@ -13,12 +13,13 @@ use serde_json::{Map, Value};
 use super::answer::Writer;
 use crate::ask::{Ask, Task};
 use crate::doors::http::{Parsed, Told};
-use crate::doors::wire::{TextOr, extra_json, read, refuse_unoffered};
+use crate::doors::wire::{TextOr, extra_json, list, read, refuse_unoffered};
 
 #[derive(Deserialize)]
 struct Body {
     #[serde(default)]
     model: String,
+    #[serde(deserialize_with = "list")]
     messages: Vec<WireMessage>,
     /// Demanded by the API; counting goes without.
     #[serde(default)]
@@ -35,8 +36,8 @@ struct Body {
     top_p: Option<f64>,
     #[serde(default)]
     top_k: Option<u32>,
-    #[serde(default)]
-    tools: Option<Vec<WireTool>>,
+    #[serde(default, deserialize_with = "list")]
+    tools: Vec<WireTool>,
     #[serde(default)]
     tool_choice: Option<WireChoice>,
     #[serde(default)]
@@ -184,8 +185,11 @@ const HINTS: &[&str] = &[
     "billing_policy",
 ];
 
+/// Members that may be as large as the body.
+const LARGE: &[&str] = &["messages", "system", "tools"];
+
 pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
-    let body: Body = read(body)?;
+    let body: Body = read(body, LARGE)?;
     if body.max_tokens.is_none() {
         return Err(Failure::field("max_tokens", "is missing"));
     }
@@ -194,7 +198,7 @@ pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
 }
 
 pub(super) fn parse_to_count(body: &[u8]) -> Result<Ask, Failure> {
-    ask(read(body)?)
+    ask(read(body, LARGE)?)
 }
 
 fn ask(body: Body) -> Result<Ask, Failure> {
@@ -211,7 +215,7 @@ fn ask(body: Body) -> Result<Ask, Failure> {
     for (at, wire) in body.messages.into_iter().enumerate() {
         add_turn(&mut messages, at, wire)?;
     }
-    let tools = body.tools.unwrap_or_default().into_iter().map(tool).collect::<Result<_, _>>()?;
+    let tools = body.tools.into_iter().map(tool).collect::<Result<_, _>>()?;
     let mut extra = body.extra;
     extra.retain(|name, _| !HINTS.contains(&name.as_str()));
     let parallel = body.tool_choice.as_ref().and_then(|choice| choice.disable_parallel_tool_use);

@@ -14,13 +14,14 @@ use super::answer::{Shape, Writer};
 use super::parameters::Common;
 use crate::ask::{Ask, Task};
 use crate::doors::http::{Parsed, Told};
-use crate::doors::wire::{TextOr, read, refuse_unoffered};
+use crate::doors::wire::{TextOr, list, read, refuse_unoffered};
 
 #[derive(Deserialize)]
 struct Body {
+    #[serde(deserialize_with = "list")]
     messages: Vec<WireMessage>,
-    #[serde(default)]
-    tools: Option<Vec<WireTool>>,
+    #[serde(default, deserialize_with = "list")]
+    tools: Vec<WireTool>,
     #[serde(default)]
     tool_choice: Option<WireToolChoice>,
     #[serde(default)]
@@ -46,8 +47,8 @@ struct WireMessage {
     name: Option<String>,
     #[serde(default)]
     reasoning_content: Option<String>,
-    #[serde(default)]
-    tool_calls: Option<Vec<WireToolCall>>,
+    #[serde(default, deserialize_with = "list")]
+    tool_calls: Vec<WireToolCall>,
     #[serde(default)]
     tool_call_id: Option<String>,
 }
@@ -139,12 +140,15 @@ struct WireSchema {
 /// What an answer cannot bring back.
 const UNOFFERED: &[&str] = &["logprobs", "top_logprobs", "functions", "function_call", "audio"];
 
+/// Members that may be as large as the body.
+const LARGE: &[&str] = &["messages", "tools"];
+
 pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
-    let body: Body = read(body)?;
+    let body: Body = read(body, LARGE)?;
     refuse_unoffered(&body.extra, UNOFFERED)?;
     let messages =
         body.messages.into_iter().enumerate().map(|(at, wire)| message(at, wire)).collect::<Result<_, _>>()?;
-    let tools = body.tools.unwrap_or_default().into_iter().map(tool).collect::<Result<_, _>>()?;
+    let tools = body.tools.into_iter().map(tool).collect::<Result<_, _>>()?;
     let chat = ChatPrompt {
         messages,
         tools,
@@ -187,7 +191,7 @@ fn message(at: usize, wire: WireMessage) -> Result<Message, Failure> {
     Ok(Message {
         role: role as i32,
         content,
-        tool_calls: wire.tool_calls.unwrap_or_default().into_iter().map(call).collect(),
+        tool_calls: wire.tool_calls.into_iter().map(call).collect(),
         tool_call_id: wire.tool_call_id.unwrap_or_default(),
         name: wire.name.unwrap_or_default(),
         reasoning: wire.reasoning_content.unwrap_or_default(),

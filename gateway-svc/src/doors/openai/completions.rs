@@ -26,8 +26,11 @@ struct Body {
 /// What an answer cannot bring back.
 const UNOFFERED: &[&str] = &["echo", "logprobs"];
 
+/// Members that may be as large as the body.
+const LARGE: &[&str] = &["prompt", "suffix"];
+
 pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
-    let body: Body = read(body)?;
+    let body: Body = read(body, LARGE)?;
     refuse_unoffered(&body.extra, UNOFFERED)?;
     if body.best_of.is_some_and(|best_of| best_of > 1) {
         return Err(Failure::field("best_of", "is not offered by this gateway"));

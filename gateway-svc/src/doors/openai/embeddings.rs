@@ -37,8 +37,11 @@ pub(super) struct Parsed {
     pub encoding: Encoding,
 }
 
+/// Members that may be as large as the body.
+const LARGE: &[&str] = &["input"];
+
 pub(super) fn parse(body: &[u8]) -> Result<Parsed, Failure> {
-    let Body { model, input, dimensions, encoding_format } = read(body)?;
+    let Body { model, input, dimensions, encoding_format } = read(body, LARGE)?;
     let inputs = match input {
         TextOr::Text(text) => vec![text],
         TextOr::Many(texts) => texts,

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::ask::{Ask, Task};
 use crate::doors::http::{Parsed, Told};
-use crate::doors::wire::{TextOr, extra_json, members, read, refuse_unoffered};
+use crate::doors::wire::{TextOr, extra_json, list, members, read, refuse_unoffered};
 use answer::{Echo, Writer};
 use tools::{Tools, WireTool, shown};
 
@@ -36,8 +36,8 @@ struct Body {
     temperature: Option<f64>,
     #[serde(default)]
     top_p: Option<f64>,
-    #[serde(default)]
-    tools: Option<Vec<WireTool>>,
+    #[serde(default, deserialize_with = "list")]
+    tools: Vec<WireTool>,
     #[serde(default)]
     tool_choice: Option<Value>,
     #[serde(default)]
@@ -73,10 +73,10 @@ struct Item {
     namespace: Option<String>,
     #[serde(default)]
     input: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list")]
     tools: Vec<WireTool>,
     /// What a model thought.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list")]
     summary: Vec<Part>,
     #[serde(default)]
     output: Option<TextOr<Part>>,
@@ -143,9 +143,12 @@ const HINTS: &[&str] = &[
     "access_programs",
 ];
 
+/// Members that may be as large as the body.
+const LARGE: &[&str] = &["input", "instructions", "tools"];
+
 pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
-    let echo = Echo::of(&members(body)?);
-    let body: Body = read(body)?;
+    let echo = Echo::of(&members(body, LARGE)?);
+    let body: Body = read(body, LARGE)?;
     refuse_unoffered(&body.extra, UNOFFERED)?;
     if body.metadata.as_ref().is_some_and(|pairs| pairs.len() > MAX_METADATA) {
         return Err(Failure::field("metadata", format!("at most {MAX_METADATA} pairs of texts")));
@@ -163,7 +166,7 @@ pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
         }
     }
     let (mut known, mut tools, mut warnings) = (Tools::default(), Vec::new(), Vec::new());
-    for wire in body.tools.unwrap_or_default().into_iter().chain(later_tools) {
+    for wire in body.tools.into_iter().chain(later_tools) {
         known.take(wire, &mut tools, &mut warnings)?;
     }
     let mut extra = body.extra;

@@ -204,8 +204,9 @@ fn add_parameters(
         if EFFORTS.contains(&effort.as_str()) {
             let config = body.entry("output_config").or_insert_with(|| json!({}));
             config["effort"] = effort.as_str().into();
-            // Thoughts that went with earlier calls are gone, and would be asked for.
-            if !is_amid_tools {
+            // Thoughts that went with earlier calls are gone, and would be asked for; and thinking wants the sampling left alone.
+            let is_plain = temperature.is_none_or(|given| given >= 1.0) && top_k.is_none() && top_p.is_none();
+            if !is_amid_tools && is_plain {
                 body.insert("thinking".to_owned(), json!({ "type": "adaptive", "display": "summarized" }));
             }
         } else {

@@ -82,7 +82,8 @@ struct Item {
     text: String,
     call_id: String,
     name: String,
-    is_done: bool,
+    /// `in_progress`, `completed`, or `incomplete` for one that was cut off.
+    status: &'static str,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -118,8 +119,8 @@ impl Writer {
             FinishReason::ContentFilter => json!({ "reason": "content_filter" }),
             _ => json!({ "reason": "max_output_tokens" }),
         };
-        let done = self.items.iter().enumerate().filter(|(_, item)| item.is_done);
-        let output: Vec<Value> = done.map(|(at, item)| self.shown(at, item, "completed")).collect();
+        let done = self.items.iter().enumerate().filter(|(_, item)| item.status != "in_progress");
+        let output: Vec<Value> = done.map(|(at, item)| self.shown(at, item)).collect();
         let mut response = self.echo.0.clone();
         for (name, value) in [
             ("id", format!("resp_{}", self.id).into()),
@@ -144,6 +145,12 @@ impl Writer {
         }
     }
 
+    /// How a call ended: one of which the arguments are no JSON was cut off with the answer.
+    fn call_status(&self, at: usize) -> &'static str {
+        let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&self.items[at].text).is_ok();
+        if is_json { "completed" } else { self.status() }
+    }
+
     fn frame(&mut self, name: &str, mut event: Value, frames: &mut Frames) {
         event["type"] = name.into();
         event["sequence_number"] = self.sequence.into();
@@ -162,11 +169,11 @@ impl Writer {
     }
 
     /// An item as it stands: one that has just begun has no part yet.
-    fn shown(&self, at: usize, item: &Item, status: &str) -> Value {
-        let Item { kind, text, call_id, name, is_done: _ } = item;
+    fn shown(&self, at: usize, item: &Item) -> Value {
+        let Item { kind, text, call_id, name, status } = item;
         let id = self.item_id(at, *kind);
-        let content: Vec<Value> =
-            Some(text).filter(|_| status == "completed").and_then(|text| part(*kind, text)).into_iter().collect();
+        let text_now = Some(text).filter(|_| *status != "in_progress");
+        let content: Vec<Value> = text_now.and_then(|text| part(*kind, text)).into_iter().collect();
         match kind {
             Kind::Message => {
                 json!({ "id": id, "type": "message", "status": status, "role": "assistant", "content": content })
@@ -191,8 +198,8 @@ impl Writer {
 
     fn begin(&mut self, kind: Kind, (call_id, name): (String, String), frames: &mut Frames) -> usize {
         let at = self.items.len();
-        let item = Item { kind, text: String::new(), call_id, name, is_done: false };
-        let (added, id) = (self.shown(at, &item, "in_progress"), self.item_id(at, kind));
+        let item = Item { kind, text: String::new(), call_id, name, status: "in_progress" };
+        let (added, id) = (self.shown(at, &item), self.item_id(at, kind));
         self.items.push(item);
         self.frame("response.output_item.added", json!({ "output_index": at, "item": added }), frames);
         if let Some(part) = part(kind, "") {
@@ -256,16 +263,17 @@ impl Writer {
 
     fn close_open(&mut self, frames: &mut Frames) {
         if let Some(at) = self.open.take() {
-            self.close(at, frames);
+            self.close(at, "completed", frames);
         }
     }
 
-    /// Closes an item.
-    fn close(&mut self, at: usize, frames: &mut Frames) {
-        self.items[at].is_done = true;
+    /// Closes an item. A call that was cut off is not said to be done: somebody would run it.
+    fn close(&mut self, at: usize, status: &'static str, frames: &mut Frames) {
+        self.items[at].status = status;
         let (kind, text, name) = (self.items[at].kind, self.items[at].text.clone(), self.items[at].name.clone());
         let mut event = json!({ "item_id": self.item_id(at, kind), "output_index": at });
         match kind {
+            Kind::Call | Kind::CustomCall if status == "incomplete" => {}
             Kind::Call => {
                 event["name"] = name.into();
                 event["arguments"] = text.into();
@@ -298,16 +306,17 @@ impl Writer {
                 self.frame("response.content_part.done", event, frames);
             }
         }
-        let item = self.shown(at, &self.items[at], "completed");
+        let item = self.shown(at, &self.items[at]);
         self.frame("response.output_item.done", json!({ "output_index": at, "item": item }), frames);
     }
 }
 
 /// The text within the arguments of a call of a tool that takes a text.
+/// What was cut off is none.
 fn custom_input(arguments: &str) -> String {
     match serde_json::from_str::<Value>(arguments) {
         Ok(value) => value["input"].as_str().map_or_else(|| arguments.to_owned(), str::to_owned),
-        Err(_) => arguments.to_owned(),
+        Err(_) => String::new(),
     }
 }
 
@@ -324,8 +333,13 @@ impl http::Writer for Writer {
     fn whole(&mut self, answer: Whole) -> Value {
         let choice = answer.choices.into_iter().next().unwrap_or_default();
         let Choice { text, reasoning, tool_calls, finish_reason } = choice;
-        let done =
-            |kind: Kind, text: String| Item { kind, text, call_id: String::new(), name: String::new(), is_done: true };
+        let done = |kind: Kind, text: String| Item {
+            kind,
+            text,
+            call_id: String::new(),
+            name: String::new(),
+            status: "completed",
+        };
         if !reasoning.is_empty() {
             self.items.push(done(Kind::Reasoning, reasoning));
         }
@@ -339,6 +353,13 @@ impl http::Writer for Writer {
         self.model = answer.model;
         self.usage = usage(&answer.usage.unwrap_or_default());
         self.finish = FinishReason::try_from(finish_reason).unwrap_or(FinishReason::Other);
+        for at in 0..self.items.len() {
+            self.items[at].status = match self.items[at].kind {
+                Kind::Call | Kind::CustomCall => self.call_status(at),
+                Kind::Message if at + 1 == self.items.len() => self.status(),
+                _ => "completed",
+            };
+        }
         let mut response = self.response(self.status(), Value::Null);
         if !answer.warnings.is_empty() {
             response["postern_warnings"] = answer.warnings.into();
@@ -381,11 +402,13 @@ impl http::Writer for Writer {
     }
 
     fn ended(&mut self, frames: &mut Frames) {
-        self.close_open(frames);
-        for at in std::mem::take(&mut self.calls).into_values() {
-            self.close(at, frames);
-        }
         let status = self.status();
+        if let Some(at) = self.open.take() {
+            self.close(at, status, frames);
+        }
+        for at in std::mem::take(&mut self.calls).into_values() {
+            self.close(at, self.call_status(at), frames);
+        }
         let response = self.response(status, Value::Null);
         self.frame(&format!("response.{status}"), json!({ "response": response }), frames);
     }

@@ -8,8 +8,13 @@ use postern_proto::completion::v1::Tool;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::doors::wire::list;
+
 /// What stands between a namespace and a name in what the model is shown.
 const BETWEEN: &str = "__";
+
+/// Warnings of dropped tools.
+const MAX_WARNINGS: usize = 16;
 
 #[derive(Deserialize)]
 pub(super) struct WireTool {
@@ -23,7 +28,7 @@ pub(super) struct WireTool {
     #[serde(default)]
     strict: Option<bool>,
     /// Of a namespace.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list")]
     tools: Vec<Function>,
 }
 
@@ -85,7 +90,10 @@ impl Tools {
             }
             other => {
                 let shown: String = other.chars().filter(|c| !c.is_control()).take(32).collect();
-                warnings.push(format!("the tool `{shown}` was dropped: only its vendor runs it"));
+                let warning = format!("the tool `{shown}` was dropped: only its vendor runs it");
+                if warnings.len() < MAX_WARNINGS && !warnings.contains(&warning) {
+                    warnings.push(warning);
+                }
             }
         }
         Ok(())
