@@ -2,10 +2,11 @@
 //! through all three services: `make bench` prints it.
 #![expect(clippy::unwrap_used, reason = "an example fails by panicking")]
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use postern_proto::gateway::v1 as pb;
 use postern_tests::{Act, FakeModel, Stack, chunk, sse_head};
+use tokio::sync::mpsc;
 
 /// Requests for each window.
 const ROUNDS: usize = 200;
@@ -26,14 +27,19 @@ async fn main() {
             let mut client = stack.completions();
             let request = pb::StreamChatRequest { chat: Some(Stack::chat("hi")) };
             let request = Stack::request(request, &token);
+            let (told, mut words) = mpsc::channel(8);
             let asking = tokio::spawn(async move {
                 let mut events = client.stream_chat(request).await.unwrap().into_inner();
-                while events.message().await.unwrap().is_some() {}
+                while events.message().await.unwrap().is_some() {
+                    let _ = told.send(()).await;
+                }
             });
             model.asked(round).await;
             if window == "midway" {
-                // The words are under way; nothing tells when the caller has them.
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                // The start and both words have come.
+                for _ in 0..3 {
+                    words.recv().await.unwrap();
+                }
             }
             let begun = Instant::now();
             asking.abort();
