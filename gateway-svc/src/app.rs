@@ -33,7 +33,7 @@ use crate::issuers::Issuers;
 use crate::pipeline::{Admission, Credentials, Pipeline, Sessions};
 use crate::policy::GatewayGuard;
 use crate::prompt::Prompts;
-use crate::routes::Routes;
+use crate::routes::{Routes, Told};
 
 /// Why a gateway was not built.
 pub type BuildError = Box<dyn std::error::Error + Send + Sync>;
@@ -158,8 +158,10 @@ fn pipeline(
     };
     let verifier = Verifier::with_stale_bound(clock.clone(), config.trust.bound());
     trust::follow(link, verifier.clone(), readiness, notes.clone());
+    let prompts = Prompts::follow(&config.prompts, lifecycle)?;
     let routes = Routes::default();
-    routes.follow(link, &verifier, readiness, notes.clone());
+    let told = Told { verifier: verifier.clone(), prompts: prompts.clone() };
+    routes.follow(link, &told, readiness, notes.clone());
     let mut adapters = HashMap::new();
     for (group, adapter) in &config.adapters {
         let adapter = match adapter {
@@ -186,7 +188,7 @@ fn pipeline(
     }
     let issuers = Issuers::follow(&config.issuers, &Egress::new(&config.egress)?, &verifier, clock, lifecycle)?;
     Ok(Pipeline {
-        prompts: Prompts::follow(&config.prompts, lifecycle)?,
+        prompts,
         verifier,
         issuers,
         routes,

@@ -23,6 +23,8 @@ use postern_runtime::trust::read_revocation;
 use postern_runtime::verifier::TrustedIssuer;
 use postern_token::{Form, IssuerProfile, OpenForm, PublicKey, Realm};
 
+use crate::prompt::Prompts;
+
 /// What a gateway knows of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Model {
@@ -174,6 +176,15 @@ fn trusted(wire: pb::TrustedIssuer) -> Result<TrustedIssuer, String> {
     Ok(TrustedIssuer { profile, keys, revocations: revocations.map_err(|failure| failure.message)? })
 }
 
+/// Who is told what comes with the routes.
+#[derive(Clone)]
+pub struct Told {
+    /// Of the other instances whose tokens are taken.
+    pub verifier: Verifier,
+    /// Of the instance's prompts.
+    pub prompts: Prompts,
+}
+
 /// The table in use.
 #[derive(Clone, Default)]
 pub struct Routes {
@@ -192,21 +203,20 @@ impl Routes {
         })
     }
 
-    /// Follows the instance until the process stops; readiness waits for the first table, or for one in the notes. The verifier is
-    /// told of the other instances whose tokens are taken.
-    pub fn follow(&self, link: &InstanceLink, verifier: &Verifier, readiness: &Readiness, notes: Notes) {
+    /// Follows the instance until the process stops; readiness waits for the first table, or for one in the notes.
+    pub fn follow(&self, link: &InstanceLink, told: &Told, readiness: &Readiness, notes: Notes) {
         let arrived = readiness.condition("routes");
         let noted = notes.recall(notes::ROUTES, |routes: &pb::SealedRoutes| routes.time);
         if let Some(snapshot) = noted.and_then(|routes| routes.snapshot) {
-            self.put(snapshot, verifier);
+            self.put(snapshot, told);
             arrived.open();
         }
-        let (routes, inner, verifier) = (self.clone(), link.clone(), verifier.clone());
+        let (routes, inner, told) = (self.clone(), link.clone(), told.clone());
         link.subscribe("route feed", move |token| {
             let (routes, link, arrived, notes) = (routes.clone(), inner.clone(), arrived.clone(), notes.clone());
-            let verifier = verifier.clone();
+            let told = told.clone();
             async move {
-                match routes.follow_once(&link, &verifier, &token, &arrived, &notes).await {
+                match routes.follow_once(&link, &told, &token, &arrived, &notes).await {
                     Ok(()) => Failure::new(Reason::InstanceUnavailable, "the route feed ended"),
                     Err(failure) => failure,
                 }
@@ -214,7 +224,7 @@ impl Routes {
         });
     }
 
-    fn put(&self, mut snapshot: pb::RouteSnapshot, verifier: &Verifier) {
+    fn put(&self, mut snapshot: pb::RouteSnapshot, told: &Told) {
         let version = snapshot.version;
         let mut issuers = Vec::new();
         for wire in std::mem::take(&mut snapshot.issuers) {
@@ -224,6 +234,7 @@ impl Routes {
                 Err(problem) => tracing::error!(issuer, problem, "another instance's tokens cannot be taken"),
             }
         }
+        let prompts = std::mem::take(&mut snapshot.prompts);
         let table = RouteTable::read(snapshot);
         tracing::info!(
             routes.version = version,
@@ -231,14 +242,15 @@ impl Routes {
             routes.issuers = issuers.len(),
             "routes in use"
         );
-        verifier.replace_trusted(issuers);
+        told.verifier.replace_trusted(issuers);
+        told.prompts.take_over(prompts.into_iter().map(|pb::Prompt { name, text }| (name, text)));
         self.current.store(Some(Arc::new(table)));
     }
 
     async fn follow_once(
         &self,
         link: &InstanceLink,
-        verifier: &Verifier,
+        told: &Told,
         token: &str,
         arrived: &Condition,
         notes: &Notes,
@@ -256,7 +268,7 @@ impl Routes {
                 notes.keep(notes::ROUTES, sealed);
             }
             if let Some(Message::Snapshot(snapshot)) = message.message {
-                self.put(snapshot, verifier);
+                self.put(snapshot, told);
                 arrived.open();
             }
         }

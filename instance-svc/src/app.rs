@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use postern_egress::Egress;
 use postern_proto::gateway::v1::completion_service_server::CompletionServiceServer;
+use postern_proto::gateway::v1::explain_service_server::ExplainServiceServer;
 use postern_proto::instance::v1::audit_service_server::AuditServiceServer;
 use postern_proto::instance::v1::config_service_server::ConfigServiceServer;
 use postern_proto::instance::v1::feature_service_server::FeatureServiceServer;
@@ -12,6 +13,7 @@ use postern_proto::instance::v1::fleet_service_server::FleetServiceServer;
 use postern_proto::instance::v1::key_service_server::KeyServiceServer;
 use postern_proto::instance::v1::model_registry_service_server::ModelRegistryServiceServer;
 use postern_proto::instance::v1::principal_service_server::PrincipalServiceServer;
+use postern_proto::instance::v1::prompt_service_server::PromptServiceServer;
 use postern_proto::instance::v1::token_service_server::TokenServiceServer;
 use postern_proto::instance::v1::trust_service_server::TrustServiceServer;
 use postern_runtime::accept::Demands;
@@ -35,6 +37,7 @@ use crate::credentials::{self, Credentials};
 use crate::directory::Directory;
 use crate::doors::audit::{AuditDoor, AuditLayer};
 use crate::doors::config::ConfigDoor;
+use crate::doors::explain::ExplainDoor;
 use crate::doors::features::FeatureDoor;
 use crate::doors::fleet::FleetDoor;
 use crate::doors::guard::InstanceGuard;
@@ -42,6 +45,7 @@ use crate::doors::keys::KeyDoor;
 use crate::doors::models::ModelDoor;
 use crate::doors::oauth::OAuthDoor;
 use crate::doors::principals::PrincipalDoor;
+use crate::doors::prompts::PromptDoor;
 use crate::doors::relay::RelayDoor;
 use crate::doors::token::TokenDoor;
 use crate::doors::trust::TrustDoor;
@@ -51,7 +55,9 @@ use crate::fleet::Fleet;
 use crate::identity::Identities;
 use crate::introspection::Introspection;
 use crate::issuer::{Identity, Issuer};
+use crate::lint::Lint;
 use crate::partners::Partners;
+use crate::prompts::Prompts;
 use crate::registry::Registry;
 use crate::relay::Relay;
 use crate::rewrap::Rewrap;
@@ -215,7 +221,9 @@ const SERVICES: &[&str] = &[
     ModelRegistryServiceServer::<ModelDoor>::NAME,
     FeatureServiceServer::<FeatureDoor>::NAME,
     ConfigServiceServer::<ConfigDoor>::NAME,
+    PromptServiceServer::<PromptDoor>::NAME,
     CompletionServiceServer::<RelayDoor>::NAME,
+    ExplainServiceServer::<ExplainDoor>::NAME,
 ];
 
 /// What is demanded of the instance's own callers. Their audience is the issuer itself.
@@ -291,8 +299,10 @@ async fn routes(
         versions: versions.clone(),
         lifecycle: lifecycle.clone(),
     };
+    let prompts = Arc::new(Prompts::new(store.clone()));
     let configuration = ConfigDoor {
         registry: registry.clone(),
+        prompts: prompts.clone(),
         root: root.clone(),
         clock,
         store: store.clone(),
@@ -307,6 +317,9 @@ async fn routes(
         partners: Partners::new(store.clone()),
         own_issuer: identity.issuer.clone(),
     };
+    let explain = ExplainDoor { relay: relay.clone(), store: store.clone() };
+    let features =
+        FeatureDoor { registry: registry.clone(), lint: Lint::new(registry.clone(), prompts.clone(), store.clone()) };
     let relay = CompletionServiceServer::new(RelayDoor { relay })
         .max_decoding_message_size(grpc::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(grpc::MAX_MESSAGE_BYTES);
@@ -316,8 +329,10 @@ async fn routes(
         .add_service(AuditServiceServer::new(AuditDoor { store: store.clone() }))
         .add_service(PrincipalServiceServer::new(PrincipalDoor { directory: directory.clone(), federation }))
         .add_service(FleetServiceServer::new(fleet_door))
-        .add_service(ModelRegistryServiceServer::new(ModelDoor { registry: registry.clone(), fleet }))
-        .add_service(FeatureServiceServer::new(FeatureDoor { registry }))
+        .add_service(ModelRegistryServiceServer::new(ModelDoor { registry, fleet }))
+        .add_service(FeatureServiceServer::new(features))
+        .add_service(PromptServiceServer::new(PromptDoor { prompts }))
+        .add_service(ExplainServiceServer::new(explain))
         .add_service(ConfigServiceServer::new(configuration))
         .add_service(relay);
     Ok((routes, oauth))

@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod config;
+pub mod explain;
 pub mod features;
 pub mod fleet;
 pub mod guard;
@@ -10,6 +11,7 @@ pub mod keys;
 pub mod models;
 pub mod oauth;
 pub mod principals;
+pub mod prompts;
 pub mod relay;
 pub mod token;
 pub mod trust;

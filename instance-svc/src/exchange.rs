@@ -14,6 +14,8 @@ use crate::store::{Found, Kind, PrincipalRecord, Purpose, Store};
 
 /// The scope of administrators' tokens at the instance.
 pub const ADMIN_SCOPE: &str = "instance:admin";
+/// How long a token lives that serves one explanation.
+const EXPLAINING_SECONDS: u64 = 60;
 /// What an adapter group's audience begins with.
 const ADAPTER_AUDIENCE: &str = "postern-adapter:";
 
@@ -155,6 +157,32 @@ impl Exchange {
         }
         self.store.credential_used(&used).await?;
         Ok(Exchanged { minted, audience, scope, subject, credential: used })
+    }
+
+    /// A token of a user who has not asked for it, with which the instance asks one of its own gateways what a request of theirs would
+    /// meet. Nobody else is shown it.
+    ///
+    /// # Errors
+    /// STORE_UNAVAILABLE, TRUST_UNAVAILABLE.
+    pub async fn mint_to_explain(
+        &self,
+        subject: PrincipalRecord,
+        feature: Feature,
+        (audience, actor): (String, String),
+    ) -> Result<Minted, Failure> {
+        let grant = Grant {
+            realm: Realm::SelfManaged,
+            subject: subject.id,
+            groups: subject.groups,
+            audience,
+            scope: vec![feature.scope().to_owned()],
+            credential: actor.clone(),
+            actor: Some(actor),
+            lifetime: EXPLAINING_SECONDS,
+            certificate: None,
+            not_after: None,
+        };
+        self.issuer.mint(grant).await
     }
 
     /// Who it is.

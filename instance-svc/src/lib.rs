@@ -17,6 +17,7 @@ mod identity;
 mod introspection;
 mod issuer;
 mod keys;
+mod lint;
 // Compiled in release tests alone, which is what `make bench` runs.
 pub mod capabilities;
 #[cfg(all(test, not(debug_assertions)))]
@@ -26,6 +27,7 @@ mod model;
 mod model_credential;
 mod partners;
 mod policy;
+mod prompts;
 mod publisher;
 mod registry;
 mod relay;

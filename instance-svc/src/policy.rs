@@ -55,6 +55,10 @@ pub const TABLE: PolicyTable<Role> = PolicyTable(&[
     row("/postern.instance.v1.FeatureService/BindFeature", MANAGER),
     row("/postern.instance.v1.FeatureService/UnbindFeature", MANAGER),
     row("/postern.instance.v1.FeatureService/ListFeatures", MANAGER),
+    row("/postern.instance.v1.FeatureService/LintFeatures", MANAGER),
+    row("/postern.instance.v1.PromptService/PutPrompt", MANAGER),
+    row("/postern.instance.v1.PromptService/ListPrompts", MANAGER),
+    row("/postern.instance.v1.PromptService/RemovePrompt", MANAGER),
     row("/postern.instance.v1.ConfigService/WatchRoutes", Access::Roles(&[Role::Gateway])),
     row("/postern.instance.v1.ConfigService/ConnectAdapter", Access::Roles(&[Role::Adapter])),
     // The relay: the gateway judges the token, or the exchange judges the credential.
@@ -66,6 +70,8 @@ pub const TABLE: PolicyTable<Role> = PolicyTable(&[
     row("/postern.gateway.v1.CompletionService/StreamRunPrompt", Access::Pipeline),
     row("/postern.gateway.v1.CompletionService/Embed", Access::Pipeline),
     row("/postern.gateway.v1.CompletionService/ListModels", Access::Pipeline),
+    // About anybody.
+    row("/postern.gateway.v1.ExplainService/ExplainRequest", MANAGER),
     // Orchestrators carry no credential.
     row("/grpc.health.v1.Health/Check", Access::Open),
     row("/grpc.health.v1.Health/List", Access::Open),
@@ -80,7 +86,7 @@ mod tests {
     fn every_method_that_is_served_has_a_row() {
         let served = postern_proto::methods(|service| {
             service.starts_with("postern.instance.v1.")
-                || service == "postern.gateway.v1.CompletionService"
+                || service.starts_with("postern.gateway.v1.")
                 || service == "grpc.health.v1.Health"
         });
         assert!(served.len() > 25);

@@ -117,6 +117,21 @@ impl Relay {
         Ok(Onward { channel: self.channel(&address)?, token, voucher })
     }
 
+    /// Where a request of this user for this feature would go, to ask what it would meet there.
+    ///
+    /// # Errors
+    /// GATEWAY_UNAVAILABLE when no gateway has an address, and the mint's.
+    pub async fn to_explain(&self, subject: PrincipalRecord, feature: Feature) -> Result<Onward, Failure> {
+        let (kind, audience, address) = self.gateway_of(&[feature]).await?;
+        if kind != Kind::Gateway {
+            return Err(Failure::internal("a gateway of another instance is not asked about users of this one"));
+        }
+        let minted =
+            self.exchange.mint_to_explain(subject, feature, (audience.clone(), self.instance_id.clone())).await?;
+        let voucher = Some(self.voucher(&audience).await?);
+        Ok(Onward { channel: self.channel(&address)?, token: minted.token, voucher })
+    }
+
     /// Where requests for these features go: to the gateway of another instance that a feature is bound to, else to this instance's own.
     /// Nothing falls back from the one to the other.
     async fn gateway_of(&self, features: &[Feature]) -> Result<(Kind, String, String), Failure> {

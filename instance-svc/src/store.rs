@@ -145,6 +145,11 @@ pub trait Store: TrustStore + AuditStore {
 
     /// The bindings as feature name and text, by name.
     async fn features(&self) -> Result<Vec<(String, String)>, StoreError>;
+    /// The prompts as name and text, by name.
+    async fn prompts(&self) -> Result<Vec<(String, String)>, StoreError>;
+    /// Puts a prompt in place of what was there, or removes it; nothing to remove is [`StoreError::Missing`].
+    async fn put_prompt(&self, name: &str, text: Change<String>) -> Result<(), StoreError>;
+
     /// Binds a feature in place of what was there, or unbinds it; nothing to unbind is [`StoreError::Missing`].
     async fn bind_feature(&self, name: &str, binding: Change<String>) -> Result<(), StoreError>;
 }

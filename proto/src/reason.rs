@@ -208,6 +208,8 @@ mod tests {
             include_str!("../postern/instance/v1/fleet_service.proto"),
             include_str!("../postern/instance/v1/model_registry_service.proto"),
             include_str!("../postern/instance/v1/feature_service.proto"),
+            include_str!("../postern/instance/v1/prompt_service.proto"),
+            include_str!("../postern/gateway/v1/explain_service.proto"),
             include_str!("../postern/instance/v1/config_service.proto"),
         ];
         let mut rpcs = 0;

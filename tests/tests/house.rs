@@ -30,7 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("postern-prompt", &["postern-proto"]),
     ("postern-runtime", &["postern-proto", "postern-token", "postern-egress"]),
     ("postern-cli", &["postern-proto", "postern-token", "postern-runtime", "postern-prompt"]),
-    ("instance-svc", &["postern-proto", "postern-token", "postern-runtime", "postern-egress"]),
+    ("instance-svc", &["postern-proto", "postern-token", "postern-runtime", "postern-egress", "postern-prompt"]),
     ("model-adapter", &["postern-proto", "postern-token", "postern-runtime", "postern-egress"]),
     // The one exception: its composition root may host the adapter.
     (

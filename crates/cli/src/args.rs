@@ -44,7 +44,9 @@ pub enum Command {
     Embed(Embed),
     /// Say which rule, models and prompt a request would meet, without running it.
     Explain(Explain),
-    /// Look at the registry of prompts; needs no login.
+    /// Say which bindings, models and prompts can never apply.
+    Lint,
+    /// Look at the registry of prompts, and change the instance's part of it.
     #[command(subcommand)]
     Prompt(Prompt),
     /// Register and check models.
@@ -291,6 +293,12 @@ pub struct Explain {
     pub model: Option<String>,
     #[command(flatten)]
     pub variables: Variables,
+    /// Whose request: a user or service account. Needs a login that administers. Default: your own.
+    #[arg(long = "for", value_name = "NAME")]
+    pub subject: Option<String>,
+    /// Where that request would come from. Default: where you are.
+    #[arg(long, value_name = "IP", requires = "subject")]
+    pub from: Option<std::net::IpAddr>,
 }
 
 /// `prompt`
@@ -317,6 +325,18 @@ pub enum Prompt {
         #[command(flatten)]
         overlay: Overlay,
     },
+    /// Put a prompt before the shipped ones, at every gateway of the instance.
+    Put {
+        /// `<feature>/<family|base>/<version>`, such as explain_code/base/2.0.0.
+        name: String,
+        /// The file (`-`: standard input).
+        file: PathBuf,
+    },
+    /// Take a prompt away from the instance.
+    Remove {
+        /// Its name.
+        name: String,
+    },
     /// Check an overlay directory; prompts that can never be used are told too.
     Lint {
         /// The directory.
@@ -339,6 +359,9 @@ pub struct Overlay {
     /// An overlay directory, as the gateway's `prompts.overlay_dir`.
     #[arg(long = "overlay", value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    /// With the prompts that the instance holds; needs a login.
+    #[arg(long)]
+    pub instance: bool,
 }
 
 /// A model's settings.

@@ -31,7 +31,7 @@ async fn run(args: Args) -> Result<Output, Problem> {
     let command = match args.command {
         Command::Login(login) => return commands::login::login(&profiles, login).await,
         Command::Logout => return commands::login::logout(&profiles),
-        Command::Prompt(prompt) => return commands::prompt::run(prompt),
+        Command::Prompt(prompt) => return commands::prompt::run(&profiles, prompt).await,
         command => command,
     };
     let client = Client::new(profiles.load()?)?;
@@ -42,6 +42,7 @@ async fn run(args: Args) -> Result<Output, Problem> {
         Command::Chat(chat) => commands::complete::chat(&client, chat, args.json).await,
         Command::Code(code) => commands::complete::code(&client, code, args.json).await,
         Command::Run(run) => commands::complete::run(&client, run, args.json).await,
+        Command::Lint => commands::feature::lint(&client).await,
         Command::Explain(explain) => commands::complete::explain(&client, explain).await,
         Command::Embed(embed) => commands::complete::embed(&client, embed).await,
         Command::Model(model) => commands::model::run(&client, model, args.json).await,

@@ -21,9 +21,14 @@ const MAX_TEMPLATES: usize = 1024;
 pub enum Origin {
     /// The binary.
     Shipped,
+    /// The instance.
+    Instance,
     /// The overlay directory.
     Overlay,
 }
+
+/// Files by their place in an overlay, with their texts.
+pub type Files = Vec<(PathBuf, String)>;
 
 /// A template that cannot be used, and where it is.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +38,8 @@ pub struct Unusable {
     pub place: String,
     /// What is wrong.
     pub problem: String,
+    /// Whether it is its name that is wrong.
+    pub of_name: bool,
 }
 
 type Key = (String, String, Version);
@@ -64,9 +71,19 @@ impl Registry {
     /// # Errors
     /// [`Unusable`]; nothing of an overlay is used then.
     pub fn overlaid(overlay: &[(PathBuf, String)]) -> Result<Self, Unusable> {
+        Self::layered(&[(Origin::Overlay, overlay)])
+    }
+
+    /// What is shipped, with these before it, the later before the earlier.
+    ///
+    /// # Errors
+    /// [`Unusable`]; nothing of any of them is used then.
+    pub fn layered(layers: &[(Origin, &[(PathBuf, String)])]) -> Result<Self, Unusable> {
         let mut registry = Self::shipped()?;
-        for (path, text) in overlay {
-            registry.add(template(path, text)?, Origin::Overlay);
+        for (origin, files) in layers {
+            for (path, text) in *files {
+                registry.add(template(path, text)?, *origin);
+            }
         }
         Ok(registry)
     }
@@ -106,10 +123,11 @@ impl Registry {
 ///
 /// # Errors
 /// [`Unusable`] when something in it cannot be read.
-pub fn read_overlay(dir: &Path) -> Result<Vec<(PathBuf, String)>, Unusable> {
+pub fn read_overlay(dir: &Path) -> Result<Files, Unusable> {
     let unusable = |path: &Path, problem: &dyn std::fmt::Display| Unusable {
         place: path.display().to_string(),
         problem: problem.to_string(),
+        of_name: false,
     };
     let mut found = Vec::new();
     let mut dirs = vec![(dir.to_owned(), 0)];
@@ -142,17 +160,42 @@ pub fn read_overlay(dir: &Path) -> Result<Vec<(PathBuf, String)>, Unusable> {
     Ok(found)
 }
 
+/// The template of a name such as `explain_code/base/1.0.0`.
+///
+/// # Errors
+/// [`Unusable`].
+pub fn read_named(name: &str, text: &str) -> Result<Template, Unusable> {
+    let read = template(Path::new(&format!("{name}.toml")), text)?;
+    if read.name() == name {
+        return Ok(read);
+    }
+    let problem = format!("is written `{}`", read.name());
+    Err(Unusable { place: name.chars().take(MAX_NAME).collect(), problem, of_name: true })
+}
+
+/// Longest name of a family, and of a template that is repeated.
+const MAX_FAMILY: usize = 63;
+const MAX_NAME: usize = 160;
+
 /// The template of a file, named by its place: `<feature>/<family|base>/<version>.toml`.
 fn template(path: &Path, text: &str) -> Result<Template, Unusable> {
+    let place = || path.display().to_string().chars().take(MAX_NAME).collect();
     let unusable =
-        |problem: &dyn std::fmt::Display| Unusable { place: path.display().to_string(), problem: problem.to_string() };
+        |problem: &dyn std::fmt::Display| Unusable { place: place(), problem: problem.to_string(), of_name: true };
     let parts: Vec<_> = path.iter().filter_map(|part| part.to_str()).collect();
     let [feature, family, file] = parts.as_slice() else {
         return Err(unusable(&"is not at <feature>/<family|base>/<version>.toml"));
     };
-    feature.parse::<Feature>().map_err(|error| unusable(&error))?;
+    if !feature.parse::<Feature>().map_err(|error| unusable(&error))?.has_prompt() {
+        return Err(unusable(&"the feature has no prompt"));
+    }
+    let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
+    if family.len() > MAX_FAMILY || !family.chars().all(is_word) {
+        return Err(unusable(&"a family is written with a-z, 0-9, '-', '_' and '.'"));
+    }
     let version = file.strip_suffix(".toml").unwrap_or(file).parse::<Version>().map_err(|error| unusable(&error))?;
-    Template::read(feature, family, version, text).map_err(|problem: TemplateProblem| unusable(&problem))
+    Template::read(feature, family, version, text)
+        .map_err(|problem: TemplateProblem| Unusable { of_name: false, ..unusable(&problem) })
 }
 
 #[cfg(test)]
@@ -201,12 +244,49 @@ mod tests {
 
     #[test]
     fn an_overlay_with_a_fault_is_refused_whole() {
-        for path in
-            ["x.toml", "telepathy/base/1.0.0.toml", "explain_code/base/one.toml", "explain_code/base/a/1.0.0.toml"]
-        {
+        for path in [
+            "x.toml",
+            "telepathy/base/1.0.0.toml",
+            "explain_code/base/one.toml",
+            "explain_code/base/a/1.0.0.toml",
+            "chat/base/1.0.0.toml",
+            "explain_code/Qwen 2/1.0.0.toml",
+        ] {
             let error = Registry::overlaid(&overlay(&["explain_code/base/9.0.0.toml", path])).unwrap_err();
             assert_eq!(error.place, path);
         }
+    }
+
+    #[test]
+    fn a_prompt_has_one_name() {
+        assert_eq!(read_named("explain_code/base/2.0.0", TEXT).unwrap().name(), "explain_code/base/2.0.0");
+        for name in [
+            "",
+            "explain_code/base/2.0.0.toml",
+            "./explain_code/base/2.0.0",
+            "explain_code//base/2.0.0",
+            "explain_code/base/../2.0.0",
+            "explain_code/base/02.0.0",
+        ] {
+            assert!(read_named(name, TEXT).unwrap_err().of_name, "{name}");
+        }
+        assert!(!read_named("explain_code/base/2.0.0", "user = '{{'").unwrap_err().of_name);
+    }
+
+    #[test]
+    fn a_later_layer_stands_before_an_earlier_one() {
+        let (instance, directory) = (
+            overlay(&["explain_code/base/9.0.0.toml", "fix_code/base/9.0.0.toml"]),
+            overlay(&["explain_code/base/9.0.0.toml"]),
+        );
+        let registry = Registry::layered(&[(Origin::Instance, &instance), (Origin::Overlay, &directory)]).unwrap();
+        let origin = |feature| {
+            let picked = registry.pick(feature, "general", None).unwrap();
+            registry.all().find(|(template, _)| *template == picked).map(|(_, origin)| origin)
+        };
+        assert_eq!(origin(Feature::ExplainCode), Some(Origin::Overlay));
+        assert_eq!(origin(Feature::FixCode), Some(Origin::Instance));
+        assert_eq!(origin(Feature::WriteTests), Some(Origin::Shipped));
     }
 
     #[test]

@@ -23,7 +23,13 @@ impl ExplainService for ExplainDoor {
     ) -> Result<Response<pb::ExplainRequestResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
         let headers = metadata.into_headers();
-        let pb::ExplainRequestRequest { feature, model, variables } = message;
+        let pb::ExplainRequestRequest { feature, model, variables, subject, client_address } = message;
+        for (field, given) in [("subject", subject), ("client_address", client_address)] {
+            if !given.is_empty() {
+                let problem = "a gateway tells callers of themselves; the instance tells administrators of others";
+                return Err(refuse(Failure::field(field, problem)));
+            }
+        }
         let unknown = |error: UnknownFeature| refuse(Failure::field("feature", error.to_string()));
         let question = Question {
             feature: feature.parse().map_err(unknown)?,

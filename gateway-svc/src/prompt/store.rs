@@ -1,13 +1,13 @@
-//! The registry in use: what is shipped, with an overlay directory before it that is read anew when it changes. An overlay that cannot be
-//! used never takes the place of one that could.
+//! The registry in use: what is shipped, before it the instance's prompts, and before these an overlay directory that is read anew when it
+//! changes. An overlay that cannot be used never takes the place of one that could.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use postern_prompt::{Registry, Unusable, read_overlay};
+use postern_prompt::{Files, Origin, Registry, Unusable, read_overlay};
 use postern_proto::Feature;
 use postern_runtime::config::ConfigError;
 use postern_runtime::lifecycle::Lifecycle;
@@ -31,7 +31,22 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Prompts {
     current: Arc<ArcSwap<Registry>>,
+    layers: Arc<Mutex<Layers>>,
     pins: Arc<BTreeMap<Feature, Version>>,
+}
+
+/// What stands before the shipped ones, as it is in use.
+#[derive(Debug, Clone, Default)]
+struct Layers {
+    instance: Files,
+    directory: Files,
+}
+
+impl Layers {
+    /// The directory is nearest.
+    fn registry(&self) -> Result<Registry, Unusable> {
+        Registry::layered(&[(Origin::Instance, &self.instance), (Origin::Overlay, &self.directory)])
+    }
 }
 
 impl Prompts {
@@ -40,14 +55,15 @@ impl Prompts {
     /// # Errors
     /// [`ConfigError`]: at the start there is nothing to fall back on.
     pub fn follow(config: &PromptsConfig, lifecycle: &Lifecycle) -> Result<Self, ConfigError> {
-        let (registry, seen) = match &config.overlay_dir {
-            None => (Registry::shipped().map_err(|error| ConfigError::invalid("prompts", error))?, Vec::new()),
-            Some(dir) => load(dir.clone()).map_err(|error| ConfigError::invalid("prompts.overlay_dir", error))?,
-        };
+        let unusable = |error: Unusable| ConfigError::invalid("prompts.overlay_dir", error);
+        let directory = config.overlay_dir.as_deref().map(read_overlay).transpose().map_err(unusable)?;
+        let layers = Layers { directory: directory.unwrap_or_default(), instance: Files::new() };
+        let registry = layers.registry().map_err(unusable)?;
         let pins = pins(&config.pins, &registry)?;
-        let prompts = Self { current: Arc::new(ArcSwap::from_pointee(registry)), pins: Arc::new(pins) };
+        let (current, layers) = (Arc::new(ArcSwap::from_pointee(registry)), Arc::new(Mutex::new(layers)));
+        let prompts = Self { current, layers, pins: Arc::new(pins) };
         if let Some(dir) = config.overlay_dir.clone() {
-            let (watching, stopping) = (prompts.clone().watch(dir, seen), lifecycle.stopping().clone());
+            let (watching, stopping) = (prompts.clone().watch(dir), lifecycle.stopping().clone());
             lifecycle.spawn(async move {
                 tokio::select! {
                     () = watching => {}
@@ -70,17 +86,23 @@ impl Prompts {
         self.pins.get(&feature)
     }
 
-    async fn watch(self, dir: PathBuf, mut seen: Files) {
+    /// Takes the prompts that the instance has now, by name with their texts.
+    pub fn take_over(&self, prompts: impl Iterator<Item = (String, String)>) {
+        let instance = prompts.map(|(name, text)| (PathBuf::from(format!("{name}.toml")), text)).collect();
+        self.put("the instance's prompts", |layers| &mut layers.instance, instance);
+    }
+
+    async fn watch(self, dir: PathBuf) {
+        let mut seen = self.layers.lock().unwrap_or_else(PoisonError::into_inner).directory.clone();
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            let (dir, before) = (dir.clone(), seen.clone());
-            let looked = tokio::task::spawn_blocking(move || changed(&dir, &before)).await;
-            match looked {
-                Ok(Ok(None)) | Err(_) => {}
-                Ok(Ok(Some(files))) => {
+            let dir = dir.clone();
+            match tokio::task::spawn_blocking(move || read_overlay(&dir)).await {
+                Ok(Ok(files)) if files != seen => {
                     seen.clone_from(&files);
-                    self.put(&files);
+                    self.put("the prompt overlay", |layers| &mut layers.directory, files);
                 }
+                Ok(Ok(_)) | Err(_) => {}
                 Ok(Err(problem)) => {
                     tracing::warn!(%problem, "the prompt overlay cannot be read; what was in use stays")
                 }
@@ -88,8 +110,15 @@ impl Prompts {
         }
     }
 
-    fn put(&self, files: &Files) {
-        let registry = Registry::overlaid(files).map_err(|problem| problem.to_string());
+    /// Puts files in a layer, unless what comes of it cannot be used.
+    fn put(&self, what: &str, layer: fn(&mut Layers) -> &mut Files, files: Files) {
+        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut after = layers.clone();
+        if *layer(&mut after) == files {
+            return;
+        }
+        *layer(&mut after) = files;
+        let registry = after.registry().map_err(|problem| problem.to_string());
         // A version that is pinned must stay.
         let lost = |registry: &Registry| {
             let lost = |(feature, version): &(&Feature, &Version)| !has(registry, **feature, version);
@@ -98,23 +127,14 @@ impl Prompts {
         let registry = registry.and_then(|registry| lost(&registry).map_or(Ok(registry), Err));
         match registry {
             Ok(registry) => {
-                tracing::info!(prompts = registry.all().count(), overlay = files.len(), "prompts in use");
+                let (instance, overlay) = (after.instance.len(), after.directory.len());
+                tracing::info!(prompts = registry.all().count(), instance, overlay, "prompts in use");
                 self.current.store(Arc::new(registry));
+                *layers = after;
             }
-            Err(problem) => tracing::warn!(%problem, "the prompt overlay cannot be used; what was in use stays"),
+            Err(problem) => tracing::warn!(%problem, "{what} cannot be used; what was in use stays"),
         }
     }
-}
-
-type Files = Vec<(PathBuf, String)>;
-
-fn load(dir: PathBuf) -> Result<(Registry, Files), Unusable> {
-    let files = read_overlay(&dir)?;
-    Ok((Registry::overlaid(&files)?, files))
-}
-
-fn changed(dir: &std::path::Path, before: &Files) -> Result<Option<Files>, Unusable> {
-    Ok(Some(read_overlay(dir)?).filter(|files| files != before))
 }
 
 fn has(registry: &Registry, feature: Feature, version: &Version) -> bool {
@@ -173,6 +193,21 @@ mod tests {
         assert_eq!(picked(&prompts), "explain_code/base/2.0.0");
         let broken = Prompts::follow(&config, &Lifecycle::new(&Readiness::default()));
         assert!(broken.is_err());
+    }
+
+    #[tokio::test]
+    async fn the_instances_prompts_stand_between_the_shipped_ones_and_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = PromptsConfig { overlay_dir: Some(dir.path().to_owned()), ..Default::default() };
+        let prompts = Prompts::follow(&config, &Lifecycle::new(&Readiness::default())).unwrap();
+        let named = |name: &str, text: &str| std::iter::once((name.to_owned(), text.to_owned()));
+        prompts.take_over(named("explain_code/base/2.0.0", TEXT));
+        assert_eq!(picked(&prompts), "explain_code/base/2.0.0");
+        // One that cannot be used changes nothing, and one that is gone is gone.
+        prompts.take_over(named("explain_code/base/3.0.0", "user = '{{'"));
+        assert_eq!(picked(&prompts), "explain_code/base/2.0.0");
+        prompts.take_over(std::iter::empty());
+        assert_eq!(picked(&prompts), "explain_code/base/1.0.0");
     }
 
     #[tokio::test]

@@ -20,6 +20,7 @@ use super::{Answers, HEARTBEAT};
 use crate::fleet::Fleet;
 use crate::model_credential::ModelCredential;
 use crate::partners::Partners;
+use crate::prompts::Prompts;
 use crate::registry::{Model, Registry};
 use crate::root::TrustRoot;
 use crate::store::{Store, Versions};
@@ -31,6 +32,8 @@ const WAITING: usize = 4;
 pub struct ConfigDoor {
     /// The models and features.
     pub registry: Arc<Registry>,
+    /// The prompts.
+    pub prompts: Arc<Prompts>,
     /// Seals what gateways keep.
     pub root: TrustRoot,
     /// For the time of a seal.
@@ -49,6 +52,7 @@ pub struct ConfigDoor {
 #[derive(Clone)]
 struct Source {
     registry: Arc<Registry>,
+    prompts: Arc<Prompts>,
     partners: Arc<Partners>,
     store: Arc<dyn Store>,
 }
@@ -61,7 +65,8 @@ impl Source {
         let bindings = self.registry.bindings().await?;
         let features = bindings.iter().map(|(name, binding)| super::features::feature(*name, Some(binding))).collect();
         let issuers = self.partners.issuers().await?;
-        Ok(pb::RouteSnapshot { version, models, features, issuers })
+        let prompts = self.prompts.all().await?.into_iter().map(super::prompts::prompt).collect();
+        Ok(pb::RouteSnapshot { version, models, features, issuers, prompts })
     }
 
     async fn endpoints(&self, group: &str) -> Result<pb::AdapterSnapshot, Failure> {
@@ -123,7 +128,8 @@ fn adapter_endpoints(model: Model, credential: &ModelCredential) -> Vec<pb::Adap
 impl ConfigDoor {
     fn source(&self) -> Source {
         let partners = Arc::new(Partners::new(self.store.clone()));
-        Source { registry: self.registry.clone(), partners, store: self.store.clone() }
+        let (registry, prompts) = (self.registry.clone(), self.prompts.clone());
+        Source { registry, prompts, partners, store: self.store.clone() }
     }
 
     /// Runs a stream until it ends by itself or the process stops, and tells the peer which.

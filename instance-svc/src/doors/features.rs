@@ -9,12 +9,15 @@ use postern_runtime::grpc::refuse;
 use tonic::{Request, Response, Status};
 
 use super::acted;
+use crate::lint::Lint;
 use crate::registry::{Binding, BoundTo, Registry};
 
 /// The door.
 pub struct FeatureDoor {
     /// The domain behind it.
     pub registry: Arc<Registry>,
+    /// What can never apply.
+    pub lint: Lint,
 }
 
 /// A feature as the contract says it.
@@ -75,5 +78,14 @@ impl FeatureService for FeatureDoor {
         let bindings = self.registry.bindings().await.map_err(refuse)?;
         let features = Feature::ALL.into_iter().map(|name| feature(name, bindings.get(&name))).collect();
         Ok(Response::new(pb::ListFeaturesResponse { features }))
+    }
+
+    async fn lint_features(
+        &self,
+        _: Request<pb::LintFeaturesRequest>,
+    ) -> Result<Response<pb::LintFeaturesResponse>, Status> {
+        let found = self.lint.run().await.map_err(refuse)?;
+        let lints = found.into_iter().map(|(subject, problem)| pb::Lint { subject, problem }).collect();
+        Ok(Response::new(pb::LintFeaturesResponse { lints }))
     }
 }

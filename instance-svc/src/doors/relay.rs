@@ -51,7 +51,7 @@ impl RelayDoor {
 }
 
 /// A gateway's failure as it is; anything else is the way to the gateway.
-fn passed_on(status: Status) -> Status {
+pub(super) fn passed_on(status: Status) -> Status {
     let failure = Failure::from_status(&status, Reason::GatewayUnavailable);
     if failure.detail.is_some() { grpc::refuse(failure) } else { status }
 }

@@ -24,7 +24,7 @@ use super::{
 };
 
 /// The schema's steps. A step that was released is never changed.
-const MIGRATIONS: [(i64, &str, &str); 8] = [
+const MIGRATIONS: [(i64, &str, &str); 9] = [
     (1, "initial", include_str!("../../migrations/0001_initial.sql")),
     (2, "trust", include_str!("../../migrations/0002_trust.sql")),
     (3, "audit", include_str!("../../migrations/0003_audit.sql")),
@@ -33,6 +33,7 @@ const MIGRATIONS: [(i64, &str, &str); 8] = [
     (6, "proofs_and_groups", include_str!("../../migrations/0006_proofs_and_groups.sql")),
     (7, "trusted_issuers", include_str!("../../migrations/0007_trusted_issuers.sql")),
     (8, "publishers_heard", include_str!("../../migrations/0008_publishers_heard.sql")),
+    (9, "prompts", include_str!("../../migrations/0009_prompts.sql")),
 ];
 
 fn migrations() -> Migrator {
@@ -144,6 +145,22 @@ impl SqlStore {
         let mut change = self.pool.begin().await?;
         sqlx::query("UPDATE instance SET config_version = config_version + 1").execute(&mut *change).await?;
         Ok(change)
+    }
+
+    /// Puts a text of configuration by name, or removes it.
+    async fn put(
+        &self,
+        (set, remove): (&'static str, &'static str),
+        name: &str,
+        text: Change<String>,
+    ) -> Result<(), StoreError> {
+        let mut change = self.change_config().await?;
+        let done = match text {
+            Change::Set(text) => sqlx::query(set).bind(name).bind(text).execute(&mut *change).await?,
+            Change::Remove => sqlx::query(remove).bind(name).execute(&mut *change).await?,
+        };
+        touched(&done)?;
+        Ok(change.commit().await?)
     }
 
     async fn credential(&self, sql: &'static str, value: &str) -> Result<Option<Found>, StoreError> {
@@ -694,25 +711,20 @@ impl Store for SqlStore {
         rows.iter().map(|row| Ok((row.try_get("name")?, row.try_get("binding")?))).collect()
     }
 
+    async fn prompts(&self) -> Result<Vec<(String, String)>, StoreError> {
+        let rows = sqlx::query("SELECT name, text FROM prompts ORDER BY name").fetch_all(&self.pool).await?;
+        rows.iter().map(|row| Ok((row.try_get("name")?, row.try_get("text")?))).collect()
+    }
+
+    async fn put_prompt(&self, name: &str, text: Change<String>) -> Result<(), StoreError> {
+        let set = "INSERT INTO prompts (name, text) VALUES ($1, $2) \
+                   ON CONFLICT (name) DO UPDATE SET text = excluded.text";
+        self.put((set, "DELETE FROM prompts WHERE name = $1"), name, text).await
+    }
+
     async fn bind_feature(&self, name: &str, binding: Change<String>) -> Result<(), StoreError> {
-        let mut change = self.change_config().await?;
-        match binding {
-            Change::Set(binding) => {
-                sqlx::query(
-                    "INSERT INTO features (name, binding) VALUES ($1, $2) \
-                     ON CONFLICT (name) DO UPDATE SET binding = excluded.binding",
-                )
-                .bind(name)
-                .bind(binding)
-                .execute(&mut *change)
-                .await?;
-            }
-            Change::Remove => {
-                let result =
-                    sqlx::query("DELETE FROM features WHERE name = $1").bind(name).execute(&mut *change).await?;
-                touched(&result)?;
-            }
-        }
-        Ok(change.commit().await?)
+        let set = "INSERT INTO features (name, binding) VALUES ($1, $2) \
+                   ON CONFLICT (name) DO UPDATE SET binding = excluded.binding";
+        self.put((set, "DELETE FROM features WHERE name = $1"), name, binding).await
     }
 }

@@ -92,7 +92,8 @@ behaviours! {
     who_leaves_a_group_has_its_tokens_revoked;
     what_is_sealed_is_listed_and_replaced_unless_it_has_changed;
     a_model_is_replaced_only_from_the_version_before;
-    features_are_bound_in_place_and_unbound;
+    features_are_bound_in_place_and_unbound,
+    prompts_are_put_in_place_and_removed;
     every_change_counts_and_changes_at_once_queue;
 }
 
@@ -494,6 +495,17 @@ async fn features_are_bound_in_place_and_unbound(Opened { store, .. }: Opened) {
     assert_eq!(store.features().await.unwrap(), [("chat".to_owned(), "two".to_owned())]);
     store.bind_feature("chat", Change::Remove).await.unwrap();
     assert!(matches!(store.bind_feature("chat", Change::Remove).await, Err(StoreError::Missing)));
+}
+
+async fn prompts_are_put_in_place_and_removed(Opened { store, .. }: Opened) {
+    let before = store.versions().await.unwrap().config;
+    for text in ["one", "two"] {
+        store.put_prompt("explain_code/base/2.0.0", Change::Set(text.to_owned())).await.unwrap();
+    }
+    assert_eq!(store.prompts().await.unwrap(), [("explain_code/base/2.0.0".to_owned(), "two".to_owned())]);
+    store.put_prompt("explain_code/base/2.0.0", Change::Remove).await.unwrap();
+    assert!(matches!(store.put_prompt("explain_code/base/2.0.0", Change::Remove).await, Err(StoreError::Missing)));
+    assert_eq!(store.versions().await.unwrap().config, before + 3);
 }
 
 async fn every_change_counts_and_changes_at_once_queue(Opened { store, .. }: Opened) {

@@ -1161,6 +1161,12 @@ pub struct ExplainRequestRequest {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// At the instance: required, the user or service account who would ask, by name. At a gateway: refused, it is the caller.
+    #[prost(string, tag = "4")]
+    pub subject: ::prost::alloc::string::String,
+    /// At the instance: where the request would come from, as an IP address. Default: nobody knows. At a gateway: refused.
+    #[prost(string, tag = "5")]
+    pub client_address: ::prost::alloc::string::String,
 }
 /// Response of ExplainRequest.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1227,7 +1233,8 @@ pub mod explain_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Says what a request would meet, without running it. Served by a gateway.
+    /// Says what a request would meet, without running it. Served by a gateway for callers about themselves, and by the instance for
+    /// administrators about anybody.
     #[derive(Debug, Clone)]
     pub struct ExplainServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1309,8 +1316,9 @@ pub mod explain_service_client {
             self
         }
         /// Which rule, models, endpoints and prompt a request of this caller would meet at this moment. Nothing is called and no place taken.
-        /// Callers: any token of this audience; it is told of itself alone.
-        /// Reasons: the token's, REQUEST_INVALID, INSTANCE_UNAVAILABLE.
+        /// Callers: at a gateway any token of its audience, which is told of itself alone; at the instance role admin or model manager.
+        /// Reasons: the token's, ROLE_MISSING, REQUEST_INVALID, NOT_FOUND, GROUP_MISSING, INSTANCE_UNAVAILABLE, GATEWAY_UNAVAILABLE,
+        /// STORE_UNAVAILABLE.
         pub async fn explain_request(
             &mut self,
             request: impl tonic::IntoRequest<super::ExplainRequestRequest>,
@@ -1356,8 +1364,9 @@ pub mod explain_service_server {
     #[async_trait]
     pub trait ExplainService: std::marker::Send + std::marker::Sync + 'static {
         /// Which rule, models, endpoints and prompt a request of this caller would meet at this moment. Nothing is called and no place taken.
-        /// Callers: any token of this audience; it is told of itself alone.
-        /// Reasons: the token's, REQUEST_INVALID, INSTANCE_UNAVAILABLE.
+        /// Callers: at a gateway any token of its audience, which is told of itself alone; at the instance role admin or model manager.
+        /// Reasons: the token's, ROLE_MISSING, REQUEST_INVALID, NOT_FOUND, GROUP_MISSING, INSTANCE_UNAVAILABLE, GATEWAY_UNAVAILABLE,
+        /// STORE_UNAVAILABLE.
         async fn explain_request(
             &self,
             request: tonic::Request<super::ExplainRequestRequest>,
@@ -1366,7 +1375,8 @@ pub mod explain_service_server {
             tonic::Status,
         >;
     }
-    /// Says what a request would meet, without running it. Served by a gateway.
+    /// Says what a request would meet, without running it. Served by a gateway for callers about themselves, and by the instance for
+    /// administrators about anybody.
     #[derive(Debug)]
     pub struct ExplainServiceServer<T> {
         inner: Arc<T>,

@@ -548,6 +548,26 @@ pub struct UnbindFeatureRequest {
 /// Response of UnbindFeature.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnbindFeatureResponse {}
+/// Request of LintFeatures.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LintFeaturesRequest {}
+/// Response of LintFeatures.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LintFeaturesResponse {
+    /// What was found. Empty: nothing.
+    #[prost(message, repeated, tag = "1")]
+    pub lints: ::prost::alloc::vec::Vec<Lint>,
+}
+/// Something that can never apply.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Lint {
+    /// What it is about, such as feature:chat, model:small or prompt:chat/base/1.0.0.
+    #[prost(string, tag = "1")]
+    pub subject: ::prost::alloc::string::String,
+    /// Why it never applies, and what to do about it.
+    #[prost(string, tag = "2")]
+    pub problem: ::prost::alloc::string::String,
+}
 /// Request of ListFeatures.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListFeaturesRequest {}
@@ -740,6 +760,35 @@ pub mod feature_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Says which bindings, models and prompts can never apply as things stand.
+        /// Callers: role admin or model manager.
+        /// Reasons: the token's, ROLE_MISSING, STORE_UNAVAILABLE.
+        pub async fn lint_features(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LintFeaturesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LintFeaturesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.FeatureService/LintFeatures",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("postern.instance.v1.FeatureService", "LintFeatures"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -783,6 +832,16 @@ pub mod feature_service_server {
             request: tonic::Request<super::ListFeaturesRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListFeaturesResponse>,
+            tonic::Status,
+        >;
+        /// Says which bindings, models and prompts can never apply as things stand.
+        /// Callers: role admin or model manager.
+        /// Reasons: the token's, ROLE_MISSING, STORE_UNAVAILABLE.
+        async fn lint_features(
+            &self,
+            request: tonic::Request<super::LintFeaturesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LintFeaturesResponse>,
             tonic::Status,
         >;
     }
@@ -983,6 +1042,51 @@ pub mod feature_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListFeaturesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.instance.v1.FeatureService/LintFeatures" => {
+                    #[allow(non_camel_case_types)]
+                    struct LintFeaturesSvc<T: FeatureService>(pub Arc<T>);
+                    impl<
+                        T: FeatureService,
+                    > tonic::server::UnaryService<super::LintFeaturesRequest>
+                    for LintFeaturesSvc<T> {
+                        type Response = super::LintFeaturesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LintFeaturesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as FeatureService>::lint_features(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LintFeaturesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -2196,6 +2300,523 @@ pub mod model_registry_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// A prompt of the registry.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Prompt {
+    /// Required. `<feature>/<family|base>/<version>`, such as explain_code/base/2.0.0.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Required. The file, as in an overlay directory: TOML, at most 64 KiB; all of them together at most 2 MiB.
+    #[prost(string, tag = "2")]
+    pub text: ::prost::alloc::string::String,
+}
+/// Request of PutPrompt.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PutPromptRequest {
+    /// Required.
+    #[prost(message, optional, tag = "1")]
+    pub prompt: ::core::option::Option<Prompt>,
+}
+/// Response of PutPrompt.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PutPromptResponse {}
+/// Request of ListPrompts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListPromptsRequest {}
+/// Response of ListPrompts.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListPromptsResponse {
+    /// By name.
+    #[prost(message, repeated, tag = "1")]
+    pub prompts: ::prost::alloc::vec::Vec<Prompt>,
+}
+/// Request of RemovePrompt.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemovePromptRequest {
+    /// Required.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Response of RemovePrompt.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemovePromptResponse {}
+/// Generated client implementations.
+pub mod prompt_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Prompts that stand before those that gateways ship. Every gateway of this instance takes them with its routes.
+    #[derive(Debug, Clone)]
+    pub struct PromptServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl PromptServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> PromptServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> PromptServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            PromptServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Puts a prompt, in place of one of the same name. It is read and checked first, as a gateway would.
+        /// Callers: role admin or model manager.
+        /// Reasons: the token's, ROLE_MISSING, REQUEST_INVALID, STORE_UNAVAILABLE.
+        pub async fn put_prompt(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PutPromptRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PutPromptResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.PromptService/PutPrompt",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("postern.instance.v1.PromptService", "PutPrompt"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lists them by name, with their texts.
+        /// Callers: role admin or model manager.
+        /// Reasons: the token's, ROLE_MISSING, STORE_UNAVAILABLE.
+        pub async fn list_prompts(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListPromptsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPromptsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.PromptService/ListPrompts",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("postern.instance.v1.PromptService", "ListPrompts"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Removes a prompt; one that it stood before is used again.
+        /// Callers: role admin or model manager.
+        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, STORE_UNAVAILABLE.
+        pub async fn remove_prompt(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemovePromptRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemovePromptResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.instance.v1.PromptService/RemovePrompt",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("postern.instance.v1.PromptService", "RemovePrompt"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod prompt_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with PromptServiceServer.
+    #[async_trait]
+    pub trait PromptService: std::marker::Send + std::marker::Sync + 'static {
+        /// Puts a prompt, in place of one of the same name. It is read and checked first, as a gateway would.
+        /// Callers: role admin or model manager.
+        /// Reasons: the token's, ROLE_MISSING, REQUEST_INVALID, STORE_UNAVAILABLE.
+        async fn put_prompt(
+            &self,
+            request: tonic::Request<super::PutPromptRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PutPromptResponse>,
+            tonic::Status,
+        >;
+        /// Lists them by name, with their texts.
+        /// Callers: role admin or model manager.
+        /// Reasons: the token's, ROLE_MISSING, STORE_UNAVAILABLE.
+        async fn list_prompts(
+            &self,
+            request: tonic::Request<super::ListPromptsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPromptsResponse>,
+            tonic::Status,
+        >;
+        /// Removes a prompt; one that it stood before is used again.
+        /// Callers: role admin or model manager.
+        /// Reasons: the token's, ROLE_MISSING, NOT_FOUND, STORE_UNAVAILABLE.
+        async fn remove_prompt(
+            &self,
+            request: tonic::Request<super::RemovePromptRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemovePromptResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Prompts that stand before those that gateways ship. Every gateway of this instance takes them with its routes.
+    #[derive(Debug)]
+    pub struct PromptServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> PromptServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for PromptServiceServer<T>
+    where
+        T: PromptService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/postern.instance.v1.PromptService/PutPrompt" => {
+                    #[allow(non_camel_case_types)]
+                    struct PutPromptSvc<T: PromptService>(pub Arc<T>);
+                    impl<
+                        T: PromptService,
+                    > tonic::server::UnaryService<super::PutPromptRequest>
+                    for PutPromptSvc<T> {
+                        type Response = super::PutPromptResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PutPromptRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PromptService>::put_prompt(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PutPromptSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.instance.v1.PromptService/ListPrompts" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListPromptsSvc<T: PromptService>(pub Arc<T>);
+                    impl<
+                        T: PromptService,
+                    > tonic::server::UnaryService<super::ListPromptsRequest>
+                    for ListPromptsSvc<T> {
+                        type Response = super::ListPromptsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListPromptsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PromptService>::list_prompts(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListPromptsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.instance.v1.PromptService/RemovePrompt" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemovePromptSvc<T: PromptService>(pub Arc<T>);
+                    impl<
+                        T: PromptService,
+                    > tonic::server::UnaryService<super::RemovePromptRequest>
+                    for RemovePromptSvc<T> {
+                        type Response = super::RemovePromptResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemovePromptRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PromptService>::remove_prompt(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemovePromptSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for PromptServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "postern.instance.v1.PromptService";
+    impl<T> tonic::server::NamedService for PromptServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// Request of GetJwks.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetJwksRequest {}
@@ -2988,6 +3609,9 @@ pub struct RouteSnapshot {
     /// The other instances whose tokens are taken.
     #[prost(message, repeated, tag = "4")]
     pub issuers: ::prost::alloc::vec::Vec<TrustedIssuer>,
+    /// Prompts that stand before the shipped ones, by name.
+    #[prost(message, repeated, tag = "5")]
+    pub prompts: ::prost::alloc::vec::Vec<Prompt>,
 }
 /// Another instance, as a gateway judges its tokens.
 #[derive(Clone, PartialEq, ::prost::Message)]

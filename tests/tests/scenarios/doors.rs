@@ -261,7 +261,12 @@ async fn what_a_request_would_meet_is_told_without_running_it() {
     let mut explain = pb::explain_service_client::ExplainServiceClient::new(stack.at_gateway());
     let mut ask = async |feature: &str, scope: &str, model: &str, variables: &[(&str, &str)]| {
         let variables = run("", variables).variables;
-        let message = pb::ExplainRequestRequest { feature: feature.to_owned(), model: model.to_owned(), variables };
+        let message = pb::ExplainRequestRequest {
+            feature: feature.to_owned(),
+            model: model.to_owned(),
+            variables,
+            ..Default::default()
+        };
         let token = stack.exchange(&stack.user, "", &[scope]).await.unwrap();
         let answer = explain.explain_request(Stack::request(message, &token)).await;
         answer.map(tonic::Response::into_inner).map_err(|status| reason(&status))

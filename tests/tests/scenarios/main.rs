@@ -20,6 +20,7 @@ mod issuers;
 mod oauth;
 mod openai_door;
 mod partners;
+mod prompts;
 mod providers;
 mod relay;
 mod replaying;

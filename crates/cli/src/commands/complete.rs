@@ -121,13 +121,24 @@ pub async fn explain(client: &Client, args: Explain) -> Result<Output, Problem> 
         feature: args.feature,
         model: args.model.unwrap_or_default(),
         variables: variables(&args.variables)?.into_iter().collect(),
+        subject: args.subject.clone().unwrap_or_default(),
+        client_address: args.from.map(|address| address.to_string()).unwrap_or_default(),
     };
-    let request = request(client, message, feature, Via::Gateway).await?;
-    let answer = ExplainServiceClient::new(client.gateway()).explain_request(request).await.map_err(failed)?;
+    let answer = match args.subject {
+        None => {
+            let request = request(client, message, feature, Via::Gateway).await?;
+            ExplainServiceClient::new(client.gateway()).explain_request(request).await
+        }
+        Some(_) => {
+            let request = client.administer(message).await?;
+            ExplainServiceClient::new(client.instance()).explain_request(request).await
+        }
+    };
+    let answer = answer.map_err(failed)?;
     let pb::ExplainRequestResponse { allowed, reason, findings, models } = answer.into_inner();
     let mut lines: Vec<_> = findings
         .iter()
-        .map(|finding| format!("{}  {:<8} {}", if finding.ok { "ok  " } else { "FAIL" }, finding.name, finding.detail))
+        .map(|finding| format!("{}  {:<10} {}", if finding.ok { "ok  " } else { "FAIL" }, finding.name, finding.detail))
         .collect();
     for model in &models {
         let how = match (model.left_out.as_str(), model.prompt.as_str(), model.code.as_str()) {
@@ -182,7 +193,7 @@ pub fn variables(given: &Variables) -> Result<BTreeMap<String, String>, Problem>
     Ok(variables)
 }
 
-fn or_stdin(text: Option<String>) -> Result<String, Problem> {
+pub(super) fn or_stdin(text: Option<String>) -> Result<String, Problem> {
     if let Some(text) = text {
         return Ok(text);
     }

@@ -44,6 +44,20 @@ pub async fn run(client: &Client, command: Feature) -> Result<Output, Problem> {
     }
 }
 
+/// Says what can never apply.
+pub async fn lint(client: &Client) -> Result<Output, Problem> {
+    let mut features = FeatureServiceClient::new(client.instance());
+    let request = client.administer(pb::LintFeaturesRequest {}).await?;
+    let lints = features.lint_features(request).await.map_err(|status| of_instance(&status))?.into_inner().lints;
+    let text = match lints.as_slice() {
+        [] => "everything that is configured can apply".to_owned(),
+        lints => lints.iter().map(|lint| format!("{}: {}", lint.subject, lint.problem)).collect::<Vec<_>>().join("\n"),
+    };
+    let views =
+        lints.iter().map(|lint| json!({ "subject": lint.subject, "problem": lint.problem })).collect::<Vec<_>>();
+    Ok(Output::new(text, json!({ "ok": lints.is_empty(), "lints": views })).bad_unless(lints.is_empty()))
+}
+
 fn binding_text(feature: &pb::Feature) -> String {
     match &feature.binding {
         Some(Binding::SelfHosted(bound)) => bound.models.join(", "),

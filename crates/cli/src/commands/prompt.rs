@@ -1,20 +1,24 @@
-//! `prompt`: the registry as the binary ships it, with an overlay directory before it.
+//! `prompt`: the registry as the binary ships it, with the instance's prompts and an overlay directory before it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use postern_prompt::{Origin, Registry, Template, read_overlay};
+use postern_prompt::{Files, Origin, Registry, Template, read_overlay};
 use postern_proto::Feature;
+use postern_proto::instance::v1 as pb;
+use postern_proto::instance::v1::prompt_service_client::PromptServiceClient;
 use serde_json::{Value, json};
 
-use super::complete::variables;
+use super::complete::{or_stdin, variables};
 use crate::args::{Overlay, Prompt};
+use crate::client::{Client, of_instance};
 use crate::output::{Output, Problem};
+use crate::profile::Profiles;
 
 /// Runs a command of the family.
-pub fn run(command: Prompt) -> Result<Output, Problem> {
+pub async fn run(profiles: &Profiles, command: Prompt) -> Result<Output, Problem> {
     match command {
         Prompt::List { overlay } => {
-            let registry = registry(overlay.dir.as_deref())?;
+            let registry = registry(profiles, &overlay).await?;
             let all: Vec<_> = registry.all().collect();
             let row = |(template, origin): &(&Template, Origin)| {
                 [template.name(), origin_name(*origin).to_owned(), template.description.clone()]
@@ -24,14 +28,14 @@ pub fn run(command: Prompt) -> Result<Output, Problem> {
             Ok(Output::table(["PROMPT", "FROM", "DOES"], rows, views))
         }
         Prompt::Show { prompt, overlay } => {
-            let registry = registry(overlay.dir.as_deref())?;
+            let registry = registry(profiles, &overlay).await?;
             let template = find(&registry, &prompt)?;
             let text =
                 format!("{}\n{}\n\n{}{}", template.name(), template.description, needs(template), source(template));
             Ok(Output::new(text.trim_end(), view(template, origin(&registry, template))))
         }
         Prompt::Render { prompt, variables: given, overlay } => {
-            let registry = registry(overlay.dir.as_deref())?;
+            let registry = registry(profiles, &overlay).await?;
             let template = find(&registry, &prompt)?;
             let rendered = template.render(&variables(&given)?).map_err(|wrong| match wrong.variable() {
                 Some(name) => Problem::new(format!("`{name}` {wrong}")),
@@ -43,9 +47,29 @@ pub fn run(command: Prompt) -> Result<Output, Problem> {
                 json!({ "prompt": template.name(), "system": rendered.system, "user": rendered.user }),
             ))
         }
+        Prompt::Put { name, file } => {
+            let text = match file.to_str() {
+                Some("-") => or_stdin(None)?,
+                _ => std::fs::read_to_string(&file)
+                    .map_err(|error| Problem::new(format!("{}: {error}", file.display())))?,
+            };
+            let client = Client::new(profiles.load()?)?;
+            let prompt = Some(pb::Prompt { name: name.clone(), text });
+            let request = client.administer(pb::PutPromptRequest { prompt }).await?;
+            let mut prompts = PromptServiceClient::new(client.instance());
+            prompts.put_prompt(request).await.map_err(|status| of_instance(&status))?;
+            Ok(Output::new(format!("{name}: in use at every gateway in a moment"), json!({ "put": name })))
+        }
+        Prompt::Remove { name } => {
+            let client = Client::new(profiles.load()?)?;
+            let request = client.administer(pb::RemovePromptRequest { name: name.clone() }).await?;
+            let mut prompts = PromptServiceClient::new(client.instance());
+            prompts.remove_prompt(request).await.map_err(|status| of_instance(&status))?;
+            Ok(Output::new(format!("{name}: removed"), json!({ "removed": name })))
+        }
         Prompt::Lint { dir } => lint(&dir),
-        Prompt::Diff { before, after, overlay: Overlay { dir } } => {
-            let registry = registry(dir.as_deref())?;
+        Prompt::Diff { before, after, overlay } => {
+            let registry = registry(profiles, &overlay).await?;
             let (before, after) = (find(&registry, &before)?, find(&registry, &after)?);
             let whole = |template: &Template| format!("{}{}", needs(template), source(template));
             let lines = diff(&whole(before), &whole(after));
@@ -59,10 +83,20 @@ pub fn run(command: Prompt) -> Result<Output, Problem> {
     }
 }
 
-fn registry(overlay: Option<&Path>) -> Result<Registry, Problem> {
+async fn registry(profiles: &Profiles, overlay: &Overlay) -> Result<Registry, Problem> {
     let problem = |error: postern_prompt::Unusable| Problem::new(error.to_string());
-    let files = overlay.map(read_overlay).transpose().map_err(problem)?.unwrap_or_default();
-    Registry::overlaid(&files).map_err(problem)
+    let files = overlay.dir.as_deref().map(read_overlay).transpose().map_err(problem)?.unwrap_or_default();
+    let instance = if overlay.instance { of_the_instance(profiles).await? } else { Files::new() };
+    Registry::layered(&[(Origin::Instance, &instance), (Origin::Overlay, &files)]).map_err(problem)
+}
+
+async fn of_the_instance(profiles: &Profiles) -> Result<Files, Problem> {
+    let client = Client::new(profiles.load()?)?;
+    let request = client.administer(pb::ListPromptsRequest {}).await?;
+    let mut prompts = PromptServiceClient::new(client.instance());
+    let list = prompts.list_prompts(request).await.map_err(|status| of_instance(&status))?.into_inner().prompts;
+    let file = |pb::Prompt { name, text }| (PathBuf::from(format!("{name}.toml")), text);
+    Ok(list.into_iter().map(file).collect())
 }
 
 /// `feature`, `feature/family` or `feature/family/version`.
@@ -115,6 +149,7 @@ fn origin(registry: &Registry, template: &Template) -> Origin {
 const fn origin_name(origin: Origin) -> &'static str {
     match origin {
         Origin::Shipped => "shipped",
+        Origin::Instance => "instance",
         Origin::Overlay => "overlay",
     }
 }
