@@ -10,7 +10,8 @@ use postern_proto::completion::v1::CompletionEvent;
 use postern_proto::model::v1::model_service_client::ModelServiceClient;
 use postern_proto::model::v1::model_service_server::ModelService;
 use postern_proto::model::v1::{
-    EmbedRequest, EmbedResponse, Generation, StreamGenerateRequest, StreamGenerateResponse,
+    CountTokensRequest, CountTokensResponse, EmbedRequest, EmbedResponse, Generation, StreamGenerateRequest,
+    StreamGenerateResponse,
 };
 use postern_proto::{Failure, Reason};
 use postern_runtime::grpc;
@@ -92,6 +93,35 @@ impl Adapter {
             Self::Embedded(service) => {
                 let request = grpc::onward(message, request_id, "", None);
                 service.embed(request).await.map(tonic::Response::into_inner).map_err(|status| lost(&status))
+            }
+        }
+    }
+}
+
+impl Adapter {
+    /// Asks how many tokens a prompt has: one attempt.
+    ///
+    /// # Errors
+    /// The adapter's failure, or ADAPTER_UNAVAILABLE.
+    pub async fn count_tokens(
+        &self,
+        message: CountTokensRequest,
+        request_id: &RequestId,
+    ) -> Result<CountTokensResponse, Failure> {
+        match self {
+            Self::Remote { channel, token } => {
+                let client =
+                    ModelServiceClient::new(channel.clone()).max_encoding_message_size(grpc::MAX_MESSAGE_BYTES);
+                let ask = |token: Arc<str>| {
+                    let request = grpc::onward(message.clone(), request_id, &token, None);
+                    let mut client = client.clone();
+                    async move { client.count_tokens(request).await }
+                };
+                introduced(token, ask).await.map(tonic::Response::into_inner)
+            }
+            Self::Embedded(service) => {
+                let request = grpc::onward(message, request_id, "", None);
+                service.count_tokens(request).await.map(tonic::Response::into_inner).map_err(|status| lost(&status))
             }
         }
     }

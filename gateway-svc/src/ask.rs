@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use postern_proto::completion::v1::{ContentPart, Message, Parameters, Role, SourceFile, content_part, tool_choice};
+use postern_proto::completion::v1::{
+    ContentPart, Message, Parameters, Role, SourceFile, TokenIds, content_part, tool_choice,
+};
 use postern_proto::model::v1::ChatPrompt;
 use postern_proto::{Failure, Feature, Reason};
 use semver::Version;
@@ -58,6 +60,8 @@ pub struct Texts {
     pub model: Option<String>,
     /// The texts.
     pub inputs: Vec<String>,
+    /// Instead of texts, their tokens.
+    pub tokens: Vec<TokenIds>,
     /// How many numbers a vector shall have.
     pub dimensions: Option<u32>,
 }
@@ -68,13 +72,18 @@ impl Texts {
     /// # Errors
     /// REQUEST_INVALID names the field; REQUEST_TOO_LARGE.
     pub fn check(self) -> Result<Self, Failure> {
-        if self.inputs.is_empty() || self.inputs.len() > MAX_INPUTS || self.inputs.iter().any(String::is_empty) {
-            return Err(Failure::field("inputs", format!("must be 1 to {MAX_INPUTS} texts, none of them empty")));
+        let (texts, tokens) = (self.inputs.len(), self.tokens.len());
+        if (texts == 0) == (tokens == 0) || texts.max(tokens) > MAX_INPUTS {
+            return Err(Failure::field("inputs", format!("must be 1 to {MAX_INPUTS} texts, or lists of tokens")));
+        }
+        if self.inputs.iter().any(String::is_empty) || self.tokens.iter().any(|tokens| tokens.ids.is_empty()) {
+            return Err(Failure::field("inputs", "one of them is empty"));
         }
         if self.dimensions == Some(0) {
             return Err(Failure::field("dimensions", "must be at least 1"));
         }
-        if self.inputs.iter().map(String::len).sum::<usize>() > MAX_PROMPT_BYTES {
+        let tokens = self.tokens.iter().map(|tokens| tokens.ids.len() * BYTES_PER_TOKEN).sum::<usize>();
+        if self.inputs.iter().map(String::len).sum::<usize>() + tokens > MAX_PROMPT_BYTES {
             let message = format!("the texts are larger than {} MiB", MAX_PROMPT_BYTES >> 20);
             return Err(Failure::new(Reason::RequestTooLarge, message));
         }
@@ -96,6 +105,7 @@ const MAX_STOPS: usize = 16;
 const MAX_FILES: usize = 64;
 const MAX_PATH_BYTES: usize = 1024;
 const MAX_CHOICES: u32 = 16;
+const MAX_TOP_LOGPROBS: u32 = 20;
 const MAX_SESSION_BYTES: usize = 128;
 
 impl Ask {
@@ -216,8 +226,9 @@ fn check_message(at: usize, message: &Message) -> Result<usize, Failure> {
     if size == 0 && role == Role::User {
         return Err(wrong("content", "is empty"));
     }
-    let calls = message.tool_calls.iter().map(|call| call.arguments_json.len()).sum::<usize>();
-    Ok(size + calls + message.reasoning.len())
+    let calls = message.tool_calls.iter().map(|call| call.arguments_json.len() + call.signature.len()).sum::<usize>();
+    let thoughts = message.thoughts.iter().map(|thought| thought.text.len() + thought.signature.len()).sum::<usize>();
+    Ok(size + calls + message.reasoning.len() + thoughts)
 }
 
 /// Whether a picture's URL may be passed on. The model's server loads it, from inside the network: a caller must not be able to
@@ -251,6 +262,9 @@ fn check_parameters(parameters: &Parameters) -> Result<(), Failure> {
     if parameters.stop.len() > MAX_STOPS || parameters.stop.iter().any(String::is_empty) {
         return Err(Failure::field("stop", format!("at most {MAX_STOPS} texts, none of them empty")));
     }
+    if parameters.top_logprobs.is_some_and(|top| top > MAX_TOP_LOGPROBS) {
+        return Err(Failure::field("top_logprobs", format!("must be 0 to {MAX_TOP_LOGPROBS}")));
+    }
     if parameters.choices.is_some_and(|choices| !(1..=MAX_CHOICES).contains(&choices)) {
         return Err(Failure::field("choices", format!("must be 1 to {MAX_CHOICES}")));
     }
@@ -262,7 +276,7 @@ mod tests {
     use super::*;
 
     fn message(role: Role, text: &str) -> Message {
-        let part = ContentPart { part: Some(content_part::Part::Text(text.to_owned())) };
+        let part = ContentPart { part: Some(content_part::Part::Text(text.to_owned())), cache: None };
         Message { role: role as i32, content: vec![part], ..Default::default() }
     }
 

@@ -2,13 +2,15 @@
 
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
-    Choice, Completion, Delta, ToolCall, ToolCallFragment, completion_event::Event, delta,
+    Choice, Completion, Delta, Thought, ToolCall, ToolCallFragment, completion_event::Event, delta,
 };
 
 use crate::pipeline;
 
 /// Largest answer that is gathered, in bytes; a model that writes more is stopped.
 pub(crate) const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+/// What is counted for one token that is said to be likely.
+const LOGPROB_BYTES: usize = 64;
 /// Choices or tool calls in one answer.
 const MAX_PARTS: u32 = 128;
 
@@ -65,7 +67,9 @@ fn slot<T: Default + Clone>(slots: &mut Vec<T>, index: u32) -> Result<&mut T, Fa
 /// Adds a piece; its size.
 fn add(answer: &mut Completion, delta: Delta) -> Result<usize, Failure> {
     let choice = choice(answer, delta.choice_index)?;
-    match delta.delta {
+    let likely = delta.logprobs.iter().map(|token| LOGPROB_BYTES * (1 + token.top.len())).sum::<usize>();
+    choice.logprobs.extend(delta.logprobs);
+    let size: Result<usize, Failure> = match delta.delta {
         Some(delta::Delta::Text(text)) => {
             choice.text.push_str(&text);
             Ok(text.len())
@@ -74,14 +78,24 @@ fn add(answer: &mut Completion, delta: Delta) -> Result<usize, Failure> {
             choice.reasoning.push_str(&text);
             Ok(text.len())
         }
-        Some(delta::Delta::ToolCall(ToolCallFragment { index, id, name, arguments_json })) => {
-            let size = id.len() + name.len() + arguments_json.len();
+        Some(delta::Delta::ReasoningSignature(signature)) => {
+            // It is of what was thought since the last one.
+            let before: usize = choice.thoughts.iter().map(|thought| thought.text.len()).sum();
+            let text = choice.reasoning.get(before..).unwrap_or_default().to_owned();
+            let size = text.len() + signature.len();
+            choice.thoughts.push(Thought { text, signature });
+            Ok(size)
+        }
+        Some(delta::Delta::ToolCall(ToolCallFragment { index, id, name, arguments_json, signature })) => {
+            let size = id.len() + name.len() + arguments_json.len() + signature.len();
             let call: &mut ToolCall = slot(&mut choice.tool_calls, index)?;
             call.id.push_str(&id);
             call.name.push_str(&name);
             call.arguments_json.push_str(&arguments_json);
+            call.signature.push_str(&signature);
             Ok(size)
         }
         None => Ok(0),
-    }
+    };
+    size.map(|size| size + likely)
 }

@@ -2,6 +2,7 @@
 
 mod admit;
 mod authorise;
+mod count;
 mod embed;
 mod explain;
 mod identify;
@@ -22,6 +23,7 @@ use postern_runtime::request_id::RequestId;
 use postern_token::{Form, Verified};
 
 pub use admit::Admission;
+pub use count::Counted;
 pub use embed::Embedded;
 pub use explain::{Explained, Planned, Question};
 pub use identify::{Bearer, Credentials};
@@ -153,15 +155,18 @@ impl Pipeline {
         Ok(Explained::of(self, verified, self.address_of(caller)?, &table, question))
     }
 
-    /// How many tokens a request would take, guessed from its size: no model is asked, and no place taken.
+    /// How many tokens a request would take, by the same layers.
     ///
     /// # Errors
     /// The failure of the first layer that refuses.
-    pub fn estimate(&self, verified: &Verified, caller: &Caller<'_>, ask: Ask) -> Result<usize, Failure> {
+    pub async fn count(&self, verified: Arc<Verified>, caller: Caller<'_>, ask: Ask) -> Result<Counted, Failure> {
         let ask = ask.check()?;
         let table = self.routes.current()?;
-        authorise::permit(verified, (ask.feature(), ask.model.as_deref()), self.address_of(caller)?, &table)?;
-        Ok(ask.estimated_tokens())
+        let wanted = (ask.feature(), ask.model.as_deref());
+        let permit = authorise::permit(&verified, wanted, self.address_of(&caller)?, &table)?;
+        let _place = self.admission.admit(&permit)?;
+        let standing = self.verifier.standing(verified);
+        count::count(self, &permit, standing, &caller, &ask).await
     }
 
     /// Embeds texts, by the same layers.

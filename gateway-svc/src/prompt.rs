@@ -94,7 +94,7 @@ fn run(template: &Template, variables: &BTreeMap<String, String>, parameters: &P
     })?;
     let message = |role: Role, text: String| Message {
         role: role as i32,
-        content: vec![ContentPart { part: Some(content_part::Part::Text(text)) }],
+        content: vec![ContentPart { part: Some(content_part::Part::Text(text)), cache: None }],
         ..Message::default()
     };
     let system = Some(rendered.system).filter(|system| !system.is_empty());
@@ -153,6 +153,10 @@ fn code_prompt(
         }
     };
     prompt.cleaner = Cleaner::new(suffix, is_fenced);
+    if prompt.parameters.top_logprobs.take().is_some() {
+        // What is cleaned is not what the model wrote token by token.
+        prompt.warnings.push("`logprobs` was dropped: a completion of code is cleaned up".to_owned());
+    }
     Ok(prompt)
 }
 

@@ -54,13 +54,22 @@ fn merge_instructions(messages: &mut Vec<Message>) {
     if leading < 2 {
         return;
     }
-    let text = |part: ContentPart| match part.part {
-        Some(content_part::Part::Text(text)) => text,
-        _ => String::new(),
-    };
     let rest = messages.split_off(leading);
-    let said: Vec<_> = messages.drain(..).flat_map(|message| message.content).map(text).collect();
-    let content = vec![ContentPart { part: Some(content_part::Part::Text(said.join("\n\n"))) }];
+    let mut content: Vec<ContentPart> = Vec::new();
+    for part in messages.drain(..).flat_map(|message| message.content) {
+        match (content.last_mut(), part.part) {
+            // A mark is of all that is before it, and stays where it is.
+            (
+                Some(ContentPart { part: Some(content_part::Part::Text(before)), cache: cache @ None }),
+                Some(content_part::Part::Text(text)),
+            ) => {
+                before.push_str("\n\n");
+                before.push_str(&text);
+                *cache = part.cache;
+            }
+            (_, said) => content.push(ContentPart { part: said, cache: part.cache }),
+        }
+    }
     messages.push(Message { role: Role::System as i32, content, ..Message::default() });
     messages.extend(rest);
 }
@@ -76,7 +85,10 @@ fn fold_instructions(messages: &mut Vec<Message>, warnings: &mut Vec<String>) {
     let mut content: Vec<ContentPart> = instructions.into_iter().flat_map(|message| message.content).collect();
     match messages.iter_mut().find(|message| message.role == Role::User as i32) {
         Some(question) => {
-            content.push(ContentPart { part: Some(content_part::Part::Text("\n\n".to_owned())) });
+            content.push(ContentPart {
+                part: Some(content_part::Part::Text("\n\n".to_owned())),
+                ..ContentPart::default()
+            });
             content.append(&mut question.content);
             question.content = joined(content);
         }
@@ -91,9 +103,15 @@ fn fold_instructions(messages: &mut Vec<Message>, warnings: &mut Vec<String>) {
 fn joined(parts: Vec<ContentPart>) -> Vec<ContentPart> {
     let mut joined: Vec<ContentPart> = Vec::new();
     for part in parts {
-        match (joined.last_mut().and_then(|last| last.part.as_mut()), part.part) {
-            (Some(content_part::Part::Text(before)), Some(content_part::Part::Text(text))) => before.push_str(&text),
-            (_, part) => joined.push(ContentPart { part }),
+        match (joined.last_mut(), part.part) {
+            (
+                Some(ContentPart { part: Some(content_part::Part::Text(before)), cache: cache @ None }),
+                Some(content_part::Part::Text(text)),
+            ) => {
+                before.push_str(&text);
+                *cache = part.cache;
+            }
+            (_, said) => joined.push(ContentPart { part: said, cache: part.cache }),
         }
     }
     joined
@@ -120,7 +138,7 @@ mod tests {
     use postern_proto::completion::v1::{Image, ResponseFormat, Tool};
 
     fn text(text: &str) -> ContentPart {
-        ContentPart { part: Some(content_part::Part::Text(text.to_owned())) }
+        ContentPart { part: Some(content_part::Part::Text(text.to_owned())), cache: None }
     }
 
     fn message(role: Role, said: &str) -> Message {
@@ -177,7 +195,7 @@ mod tests {
     fn what_would_change_the_answers_meaning_is_refused() {
         let no = Some(false);
         let known = Capabilities { tools: no, structured_output: no, images: no, ..Default::default() };
-        let image = ContentPart { part: Some(content_part::Part::Image(Image::default())) };
+        let image = ContentPart { part: Some(content_part::Part::Image(Image::default())), cache: None };
         let seen = Message { role: Role::User as i32, content: vec![image], ..Message::default() };
         for (chat, field) in [
             (ChatPrompt { tools: vec![Tool::default()], ..Default::default() }, "tools"),

@@ -14,6 +14,7 @@ pub const TABLE: PolicyTable<&str> = PolicyTable(&[
     Row { method: "/postern.model.v1.ModelService/StreamGenerate", access: Access::Roles(&[GENERATE_SCOPE]) },
     Row { method: "/postern.model.v1.ModelService/Generate", access: Access::Roles(&[GENERATE_SCOPE]) },
     Row { method: "/postern.model.v1.ModelService/Embed", access: Access::Roles(&[GENERATE_SCOPE]) },
+    Row { method: "/postern.model.v1.ModelService/CountTokens", access: Access::Roles(&[GENERATE_SCOPE]) },
     // Orchestrators carry no credential.
     Row { method: "/grpc.health.v1.Health/Check", access: Access::Open },
     Row { method: "/grpc.health.v1.Health/List", access: Access::Open },

@@ -92,8 +92,11 @@ fn model_listed(identifier: &str, listed: &Value) -> String {
 
 async fn complete(models: &Models, endpoint: &Endpoint) -> Result<String, Failure> {
     let text = content_part::Part::Text("Say OK.".to_owned());
-    let message =
-        Message { role: Role::User as i32, content: vec![ContentPart { part: Some(text) }], ..Default::default() };
+    let message = Message {
+        role: Role::User as i32,
+        content: vec![ContentPart { part: Some(text), ..ContentPart::default() }],
+        ..Default::default()
+    };
     let generation = Generation {
         endpoint_id: endpoint.id.clone(),
         prompt: Some(generation::Prompt::Chat(ChatPrompt { messages: vec![message], ..Default::default() })),

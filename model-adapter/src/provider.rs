@@ -8,6 +8,7 @@ pub(crate) mod emit;
 mod error;
 mod gemini;
 mod llamacpp;
+mod logprobs;
 mod ollama;
 mod openai;
 mod say;
@@ -135,6 +136,26 @@ pub trait Provider: Send + Sync {
     /// REQUEST_INVALID where the API has none.
     fn embed(&self, _: &Target<'_>, _: &EmbedRequest) -> Result<Call, Failure> {
         Err(Failure::field("inputs", format!("the provider {} has no embeddings", self.name())))
+    }
+
+    /// The request that counts the tokens of a prompt; `None` where the API has none.
+    ///
+    /// # Errors
+    /// As [`Provider::call`].
+    fn count(&self, _: &Target<'_>, _: &Generation) -> Result<Option<Call>, Failure> {
+        Ok(None)
+    }
+
+    /// Reads the answer to that.
+    ///
+    /// # Errors
+    /// MODEL_ANSWER_INVALID when there is no count in it.
+    fn read_count(&self, body: &[u8]) -> Result<u64, Failure> {
+        let answer: serde_json::Value =
+            serde_json::from_slice(body).map_err(|error| emit::invalid(format_args!("not JSON: {error}")))?;
+        // By Anthropic, Bedrock and Gemini.
+        let names = ["input_tokens", "inputTokens", "totalTokens"];
+        names.iter().find_map(|name| answer[*name].as_u64()).ok_or_else(|| emit::invalid("no count of tokens"))
     }
 
     /// The request that lists models, to try a credential with; `None` where the API has no such list.

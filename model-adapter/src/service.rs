@@ -10,7 +10,8 @@ use http::header::CONTENT_TYPE;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use postern_proto::completion::v1::{
-    Completion, CompletionEvent, Delta, End, FinishReason, Start, ToolCallFragment, completion_event, delta,
+    Choice, Completion, CompletionEvent, Delta, End, FinishReason, Start, Thought, ToolCall, ToolCallFragment, Usage,
+    UsageProvenance, completion_event, delta,
 };
 use postern_proto::model::v1 as pb;
 use postern_proto::model::v1::model_service_server::ModelService;
@@ -28,6 +29,9 @@ use crate::upstream;
 
 /// Largest answer with embeddings, in bytes: numbers as text take a dozen each.
 const MAX_EMBEDDINGS_BYTES: usize = 64 * 1024 * 1024;
+
+/// Largest answer with a count, in bytes: some servers list the tokens.
+const MAX_COUNT_BYTES: usize = 16 * 1024 * 1024;
 
 /// The service.
 #[derive(Clone)]
@@ -57,11 +61,23 @@ impl Models {
             _ => failure,
         })?;
         let read = embeddings::read(&body).map_err(|failure| upstream::scrubbed(&endpoint, failure))?;
-        if read.vectors.len() != asked.inputs.len() {
+        if read.vectors.len() != asked.inputs.len() + asked.tokens.len() {
             return Err(emit::invalid("not one embedding for each text"));
         }
         let usage = Some(read.usage.unwrap_or_else(emit::absent_usage));
         Ok(pb::EmbedResponse { embeddings: read.vectors, usage })
+    }
+
+    /// The tokens of a prompt, by the server's own count; `None` where it does not count.
+    async fn count_once(&self, mut generation: pb::Generation, id: &RequestId) -> Result<Option<u64>, Failure> {
+        let endpoint = self.endpoint(&generation.endpoint_id)?;
+        let target = endpoint.target();
+        fit(target.capabilities, &mut generation)?;
+        let Some(call) = endpoint.provider.count(&target, &generation)? else { return Ok(None) };
+        tracing::info!(model.name = endpoint.model, endpoint.id = endpoint.id, "asking the model's server to count");
+        let response = upstream::send(&endpoint, call, id, self.clock.now()).await?;
+        let body = upstream::read_up_to(response.into_body(), MAX_COUNT_BYTES).await?;
+        endpoint.provider.read_count(&body).map(Some).map_err(|failure| upstream::scrubbed(&endpoint, failure))
     }
 
     fn endpoint(&self, id: &str) -> Result<Arc<Endpoint>, Failure> {
@@ -160,6 +176,21 @@ impl ModelService for Models {
         self.embed_once(&asked, &id).await.map(Response::new).map_err(refuse)
     }
 
+    async fn count_tokens(
+        &self,
+        request: Request<pb::CountTokensRequest>,
+    ) -> Result<Response<pb::CountTokensResponse>, Status> {
+        let id = id_of(&request);
+        let generation = given(request.into_inner().generation).map_err(refuse)?;
+        let counted = self.count_once(generation, &id).await.map_err(refuse)?;
+        let reported = |input_tokens| Usage {
+            input_tokens: Some(input_tokens),
+            provenance: UsageProvenance::Reported as i32,
+            ..Usage::default()
+        };
+        Ok(Response::new(pb::CountTokensResponse { usage: counted.map(reported) }))
+    }
+
     async fn generate(&self, request: Request<pb::GenerateRequest>) -> Result<Response<pb::GenerateResponse>, Status> {
         let id = id_of(&request);
         let generation = given(request.into_inner().generation).map_err(refuse)?;
@@ -249,14 +280,25 @@ fn pieces(whole: Completion) -> impl Iterator<Item = completion_event::Event> {
         choices: if reasons.len() > 1 { reasons } else { Vec::new() },
     };
     let deltas = whole.choices.into_iter().zip(0..).flat_map(|(choice, choice_index)| {
-        let reasoning = Some(choice.reasoning).filter(|text| !text.is_empty()).map(delta::Delta::Reasoning);
-        let text = Some(choice.text).filter(|text| !text.is_empty()).map(delta::Delta::Text);
-        let calls = choice.tool_calls.into_iter().zip(0..).map(|(call, index)| {
-            let (id, name, arguments_json) = (call.id, call.name, call.arguments_json);
-            delta::Delta::ToolCall(ToolCallFragment { index, id, name, arguments_json })
+        let Choice { text, reasoning, tool_calls, finish_reason: _, thoughts, logprobs } = choice;
+        let piece = |delta| Delta { choice_index, delta: Some(delta), logprobs: Vec::new() };
+        let (signed, unsigned) = match thoughts.is_empty() {
+            true => (Vec::new(), Some(reasoning).filter(|text| !text.is_empty()).map(delta::Delta::Reasoning)),
+            false => (thoughts, None),
+        };
+        let thought = |Thought { text, signature }: Thought| {
+            let text = Some(text).filter(|text| !text.is_empty()).map(delta::Delta::Reasoning);
+            text.into_iter().chain([delta::Delta::ReasoningSignature(signature)])
+        };
+        let thoughts: Vec<_> = unsigned.into_iter().chain(signed.into_iter().flat_map(thought)).map(piece).collect();
+        let has_text = !text.is_empty() || !logprobs.is_empty();
+        let text = has_text.then_some(Delta { logprobs, ..piece(delta::Delta::Text(text)) });
+        let calls = tool_calls.into_iter().zip(0..).map(|(call, index)| {
+            let ToolCall { id, name, arguments_json, signature } = call;
+            piece(delta::Delta::ToolCall(ToolCallFragment { index, id, name, arguments_json, signature }))
         });
-        let deltas: Vec<_> = reasoning.into_iter().chain(text).chain(calls).collect();
-        deltas.into_iter().map(move |delta| completion_event::Event::Delta(Delta { choice_index, delta: Some(delta) }))
+        let deltas: Vec<_> = thoughts.into_iter().chain(text).chain(calls).collect();
+        deltas.into_iter().map(completion_event::Event::Delta)
     });
     let usage = whole.usage.map(completion_event::Event::Usage);
     deltas.chain(usage).chain([completion_event::Event::End(end)])

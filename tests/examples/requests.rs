@@ -12,7 +12,7 @@ use postern_proto::model::v1::{ChatPrompt, EmbedRequest, Generation, generation}
 use serde_json::{Value, json};
 
 fn text(text: &str) -> ContentPart {
-    ContentPart { part: Some(content_part::Part::Text(text.to_owned())) }
+    ContentPart { part: Some(content_part::Part::Text(text.to_owned())), cache: None }
 }
 
 fn message(role: Role, content: Vec<ContentPart>) -> Message {
@@ -26,11 +26,12 @@ fn conversation() -> ChatPrompt {
         media_type: "image/png".to_owned(),
         detail: String::new(),
     };
-    let picture = ContentPart { part: Some(content_part::Part::Image(picture)) };
+    let picture = ContentPart { part: Some(content_part::Part::Image(picture)), cache: None };
     let call = |id: &str, city: &str| ToolCall {
         id: id.to_owned(),
         name: "weather".to_owned(),
         arguments_json: json!({ "city": city }).to_string(),
+        signature: String::new(),
     };
     let result =
         |id: &str, said: &str| Message { tool_call_id: id.to_owned(), ..message(Role::Tool, vec![text(said)]) };
@@ -51,6 +52,7 @@ fn conversation() -> ChatPrompt {
             })
             .to_string(),
             strict: None,
+            cache: None,
         }],
         tool_choice: Some(ToolChoice { choice: Some(tool_choice::Choice::Mode(tool_choice::Mode::Required as i32)) }),
         response_format: None,

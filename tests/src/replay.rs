@@ -274,7 +274,7 @@ fn gathered(events: Vec<CompletionEvent>) -> Answer {
                     call.0.push_str(&fragment.name);
                     call.1.push_str(&fragment.arguments_json);
                 }
-                None => {}
+                Some(delta::Delta::ReasoningSignature(_)) | None => {}
             },
             completion_event::Event::Usage(usage) => answer.usage = usage,
             completion_event::Event::End(end) => answer.finish = finish(end.finish_reason()).to_owned(),

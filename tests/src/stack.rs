@@ -593,7 +593,7 @@ impl Stack {
     /// A question.
     #[must_use]
     pub fn chat(question: &str) -> gateway::Chat {
-        let part = ContentPart { part: Some(content_part::Part::Text(question.to_owned())) };
+        let part = ContentPart { part: Some(content_part::Part::Text(question.to_owned())), cache: None };
         let message = Message { role: Role::User as i32, content: vec![part], ..Default::default() };
         gateway::Chat { messages: vec![message], ..Default::default() }
     }

@@ -14,9 +14,11 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use postern_proto::Failure;
+use postern_proto::completion::v1::UsageProvenance;
 use serde_json::json;
 
 use super::http::{Head, HttpDoor};
+use crate::pipeline::Counted;
 
 type Door = State<Arc<HttpDoor>>;
 
@@ -53,15 +55,16 @@ async fn messages(State(door): Door, request: Request) -> Response {
     told(&head, door.complete(&head, request, request::parse).await)
 }
 
-/// How many tokens a request would take, guessed: no model is asked.
+/// How many tokens a request would take, as the model's server counts, else guessed.
 async fn count_tokens(State(door): Door, request: Request) -> Response {
     let head = head_of(&request);
     let counted = async {
         let (verified, body) = door.take_in(&head, request).await?;
         let ask = request::parse_to_count(&body.bytes)?;
         drop(body);
-        let tokens = door.pipeline.estimate(&verified, &door.caller(&head), ask)?;
-        Ok(Json(json!({ "input_tokens": tokens, "postern_provenance": "estimated" })).into_response())
+        let Counted { tokens, provenance } = door.pipeline.count(verified, door.caller(&head), ask).await?;
+        let provenance = if provenance == UsageProvenance::Reported { "reported" } else { "estimated" };
+        Ok(Json(json!({ "input_tokens": tokens, "postern_provenance": provenance })).into_response())
     };
     told(&head, counted.await)
 }

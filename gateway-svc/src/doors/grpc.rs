@@ -186,8 +186,8 @@ impl CompletionService for GrpcDoor {
         let (metadata, extensions, message) = request.into_parts();
         let headers = metadata.into_headers();
         let given = message.embedding.ok_or_else(|| refuse(Failure::field("embedding", "is missing")))?;
-        let pb::Embedding { model, inputs, dimensions } = given;
-        let ask = Texts { model: Some(model).filter(|model| !model.is_empty()), inputs, dimensions };
+        let pb::Embedding { model, inputs, dimensions, tokens } = given;
+        let ask = Texts { model: Some(model).filter(|model| !model.is_empty()), inputs, tokens, dimensions };
         let verified = identified(&extensions).map_err(refuse)?;
         let answered = self.pipeline.embed(verified, caller(&headers, &extensions), ask).await.map_err(refuse)?;
         let Embedded { model, vectors, usage } = answered;

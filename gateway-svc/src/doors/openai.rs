@@ -6,6 +6,7 @@ mod chat;
 mod completions;
 mod embeddings;
 mod error;
+mod logprobs;
 mod parameters;
 mod responses;
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
+use postern_proto::completion::v1::CacheMark;
 use postern_proto::{Failure, Reason};
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -122,6 +123,19 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
             }
         }
         from.deserialize_any(Either(PhantomData))
+    }
+}
+
+/// A mark for the server to keep what is before it, as Anthropic's API has it.
+#[derive(Deserialize)]
+pub(super) struct CacheControl {
+    #[serde(default)]
+    ttl: Option<String>,
+}
+
+impl From<CacheControl> for CacheMark {
+    fn from(CacheControl { ttl }: CacheControl) -> Self {
+        Self { ttl: ttl.unwrap_or_default() }
     }
 }
 

@@ -78,8 +78,9 @@ async fn one(pipeline: &Pipeline, model: &Model, caller: &Caller<'_>, ask: &Text
     let idlest = model.endpoints.iter().min_by_key(|endpoint| pipeline.admission.outstanding(endpoint));
     let endpoint = idlest.ok_or_else(|| Failure::new(Reason::ModelUnreachable, "the model has no endpoint"))?;
     let _places = (pipeline.admission.at_model(model)?, pipeline.admission.at_endpoint(endpoint)?);
-    let request =
-        pb::EmbedRequest { endpoint_id: endpoint.clone(), inputs: ask.inputs.clone(), dimensions: ask.dimensions };
+    let (endpoint_id, tokens) = (endpoint.clone(), ask.tokens.clone());
+    let (inputs, dimensions) = (ask.inputs.clone(), ask.dimensions);
+    let request = pb::EmbedRequest { endpoint_id, inputs, dimensions, tokens };
     let answer = pipeline.adapters.of(&model.adapter_group)?.embed(request, &caller.request_id).await?;
     Ok(Embedded {
         model: model.name.clone(),

@@ -170,7 +170,7 @@ impl Cleaning {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Delta(Delta { choice_index, delta: Some(delta::Delta::Text(piece)) }) => {
+            Event::Delta(Delta { choice_index, delta: Some(delta::Delta::Text(piece)), .. }) => {
                 let piece = self.choices.entry(choice_index).or_insert_with(|| self.fresh.clone()).push(&piece);
                 self.give(choice_index, piece);
                 if self.choices.len() >= self.expected && self.choices.values().all(|cleaner| cleaner.is_over) {
@@ -192,7 +192,8 @@ impl Cleaning {
 
     fn give(&mut self, choice_index: u32, text: String) {
         if !text.is_empty() {
-            self.ready.push_back(Event::Delta(Delta { choice_index, delta: Some(delta::Delta::Text(text)) }));
+            let delta = Some(delta::Delta::Text(text));
+            self.ready.push_back(Event::Delta(Delta { choice_index, delta, logprobs: Vec::new() }));
         }
     }
 
@@ -264,7 +265,7 @@ mod tests {
     async fn when_all_has_been_said_the_model_is_stopped() {
         let text = |text: &str| {
             let delta = Some(delta::Delta::Text(text.to_owned()));
-            Ok(CompletionEvent { event: Some(Event::Delta(Delta { choice_index: 0, delta })) })
+            Ok(CompletionEvent { event: Some(Event::Delta(Delta { choice_index: 0, delta, logprobs: Vec::new() })) })
         };
         // After its end the model says nothing, and never ends.
         let events = stream::iter([text("a = 1\n"), text("next line\n")]).chain(stream::pending());

@@ -92,7 +92,7 @@ behaviours! {
     who_leaves_a_group_has_its_tokens_revoked;
     what_is_sealed_is_listed_and_replaced_unless_it_has_changed;
     a_model_is_replaced_only_from_the_version_before;
-    features_are_bound_in_place_and_unbound,
+    features_are_bound_in_place_and_unbound;
     prompts_are_put_in_place_and_removed;
     every_change_counts_and_changes_at_once_queue;
 }

@@ -14,6 +14,10 @@ use super::{Api, Call, Provider, StreamDecoder, Target, say};
 /// The provider.
 pub struct Bedrock;
 
+/// Whose signatures they are: of thoughts, and of thoughts that nobody else can read.
+const SIGNER: &str = "bedrock";
+const REDACTED: &str = "bedrock-redacted";
+
 impl Provider for Bedrock {
     fn name(&self) -> &'static str {
         "bedrock"
@@ -29,6 +33,14 @@ impl Provider for Bedrock {
         let path = format!("/model/{}/{method}", say::segment(target.identifier));
         let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
         Ok(Call { path, headers, body, warnings, api: Api::Converse })
+    }
+
+    /// (<https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_CountTokens.html>)
+    fn count(&self, target: &Target<'_>, generation: &Generation) -> Result<Option<Call>, Failure> {
+        let body = request::body_to_count(generation)?;
+        let path = format!("/model/{}/count-tokens", say::segment(target.identifier));
+        let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
+        Ok(Some(Call { path, headers, body, warnings: Vec::new(), api: Api::Converse }))
     }
 
     /// The runtime has no list; another service has.

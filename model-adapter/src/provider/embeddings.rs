@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use postern_proto::Failure;
-use postern_proto::completion::v1::{Usage, UsageProvenance};
+use postern_proto::completion::v1::{TokenIds, Usage, UsageProvenance};
 use postern_proto::model::v1::{EmbedRequest, Embedding};
 use serde_json::{Value, json};
 
@@ -46,11 +46,18 @@ pub enum Shape {
 /// # Errors
 /// REQUEST_INVALID for no texts, or too many.
 pub fn body(shape: Shape, identifier: &str, asked: &EmbedRequest) -> Result<Bytes, Failure> {
-    let EmbedRequest { endpoint_id: _, inputs, dimensions } = asked;
-    if inputs.is_empty() || inputs.len() > MOST_INPUTS {
+    let EmbedRequest { endpoint_id: _, inputs, dimensions, tokens } = asked;
+    if (inputs.is_empty() == tokens.is_empty()) || inputs.len().max(tokens.len()) > MOST_INPUTS {
         return Err(Failure::field("inputs", format!("must be 1 to {MOST_INPUTS} texts")));
     }
+    if !tokens.is_empty() && shape != Shape::OpenAi {
+        return Err(Failure::field("tokens", "the model's server embeds texts, not tokens"));
+    }
     let mut body = match shape {
+        Shape::OpenAi if !tokens.is_empty() => {
+            let tokens: Vec<_> = tokens.iter().map(|TokenIds { ids }| ids).collect();
+            json!({ "model": identifier, "input": tokens, "encoding_format": "float" })
+        }
         Shape::OpenAi | Shape::Mistral => json!({ "model": identifier, "input": inputs, "encoding_format": "float" }),
         Shape::Cohere => json!({
             "model": identifier, "texts": inputs, "input_type": "search_document", "embedding_types": ["float"],
@@ -231,5 +238,9 @@ mod tests {
             json!({ "instances": [{ "content": "a" }], "parameters": { "outputDimensionality": 8 } })
         );
         assert!(body(Shape::OpenAi, "m", &EmbedRequest::default()).is_err());
+        let tokens = EmbedRequest { tokens: vec![TokenIds { ids: vec![1, 2] }], ..Default::default() };
+        let sent: Value = serde_json::from_slice(&body(Shape::OpenAi, "m", &tokens).unwrap()).unwrap();
+        assert_eq!(sent["input"], json!([[1, 2]]));
+        assert!(body(Shape::Gemini, "m", &tokens).is_err());
     }
 }

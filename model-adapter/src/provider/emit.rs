@@ -1,8 +1,8 @@
 //! What all formats come to: events, the end of an answer, and answers that are none.
 
 use postern_proto::completion::v1::{
-    Choice, Completion, CompletionEvent, Delta, End, FinishReason, ToolCall, ToolCallFragment, Usage, UsageProvenance,
-    completion_event, delta,
+    Choice, Completion, CompletionEvent, Delta, End, FinishReason, Thought, TokenLogprob, ToolCall, ToolCallFragment,
+    Usage, UsageProvenance, completion_event, delta,
 };
 use postern_proto::{Blame, Failure, Reason};
 
@@ -16,8 +16,12 @@ fn push(out: &mut Vec<CompletionEvent>, event: completion_event::Event) {
 }
 
 fn push_delta(out: &mut Vec<CompletionEvent>, choice: usize, delta: delta::Delta) {
+    push_likely(out, choice, delta, Vec::new());
+}
+
+fn push_likely(out: &mut Vec<CompletionEvent>, choice: usize, delta: delta::Delta, logprobs: Vec<TokenLogprob>) {
     let choice_index = u32::try_from(choice).unwrap_or(u32::MAX);
-    push(out, completion_event::Event::Delta(Delta { choice_index, delta: Some(delta) }));
+    push(out, completion_event::Event::Delta(Delta { choice_index, delta: Some(delta), logprobs }));
 }
 
 /// A piece of the answer's text, unless it is empty.
@@ -26,6 +30,24 @@ pub fn text(out: &mut Vec<CompletionEvent>, choice: usize, text: impl Into<Strin
     if !text.is_empty() {
         push_delta(out, choice, delta::Delta::Text(text));
     }
+}
+
+/// A piece of the answer's text with how likely its tokens were, unless there is neither.
+pub fn likely_text(
+    out: &mut Vec<CompletionEvent>,
+    choice: usize,
+    text: impl Into<String>,
+    logprobs: Vec<TokenLogprob>,
+) {
+    let text = text.into();
+    if !text.is_empty() || !logprobs.is_empty() {
+        push_likely(out, choice, delta::Delta::Text(text), logprobs);
+    }
+}
+
+/// The end of a thought that the server signed.
+pub fn signature(out: &mut Vec<CompletionEvent>, choice: usize, signature: String) {
+    push_delta(out, choice, delta::Delta::ReasoningSignature(signature));
 }
 
 /// A piece of the model's reasoning, unless it is empty.
@@ -62,8 +84,16 @@ pub fn whole(
     reason: FinishReason,
     usage: Option<Usage>,
 ) -> Completion {
-    let choice = Choice { text, reasoning, tool_calls, finish_reason: reason as i32 };
+    let choice = Choice { text, reasoning, tool_calls, finish_reason: reason as i32, ..Choice::default() };
     Completion { choices: vec![choice], usage: Some(usage.unwrap_or_else(absent_usage)), ..Completion::default() }
+}
+
+/// The same, with the thoughts that the server signed.
+pub fn with_thoughts(mut whole: Completion, thoughts: Vec<Thought>) -> Completion {
+    if let Some(choice) = whole.choices.first_mut() {
+        choice.thoughts = thoughts;
+    }
+    whole
 }
 
 /// Nobody said what it cost.

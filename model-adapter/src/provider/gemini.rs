@@ -22,6 +22,8 @@ pub struct Gemini {
 
 /// The Gemini API.
 pub const GEMINI: Gemini = Gemini { name: "gemini", on_vertex: false };
+/// Whose signatures they are, on Vertex AI too.
+const SIGNER: &str = "gemini";
 /// Vertex AI, with an access token as the key.
 pub const VERTEX: Gemini = Gemini { name: "vertex", on_vertex: true };
 
@@ -56,6 +58,12 @@ impl Provider for Gemini {
         let body = embeddings::body(shape, target.identifier, asked)?;
         let path = format!("/models/{}:{method}", say::segment(target.identifier));
         Ok(Call { path, headers: self.headers(target)?, body, warnings: Vec::new(), api: Api::Embeddings })
+    }
+
+    fn count(&self, target: &Target<'_>, generation: &Generation) -> Result<Option<Call>, Failure> {
+        let body = request::body_to_count(target.identifier, generation, self.on_vertex)?;
+        let path = format!("/models/{}:countTokens", say::segment(target.identifier));
+        Ok(Some(Call { path, headers: self.headers(target)?, body, warnings: Vec::new(), api: Api::GenerateContent }))
     }
 
     fn list_models(&self, target: &Target<'_>) -> Result<Option<Call>, Failure> {

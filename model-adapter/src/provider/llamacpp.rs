@@ -50,6 +50,14 @@ impl Provider for LlamaCpp {
         LLAMACPP.embed(target, asked)
     }
 
+    /// It counts as Anthropic's API does.
+    fn count(&self, target: &Target<'_>, generation: &Generation) -> Result<Option<Call>, Failure> {
+        let Some(counting) = super::anthropic::Anthropic.count(target, generation)? else { return Ok(None) };
+        let (path, headers) =
+            (format!("/v1{}", counting.path), say::headers(AUTHORIZATION, "Bearer ", target.api_key)?);
+        Ok(Some(Call { path, headers, ..counting }))
+    }
+
     fn list_models(&self, target: &Target<'_>) -> Result<Option<Call>, Failure> {
         LLAMACPP.list_models(target)
     }
@@ -94,10 +102,12 @@ fn add_parameters(
         user,
         parallel_tool_calls: _,
         reasoning_effort,
+        top_logprobs,
         extra_json,
     } = parameters;
     dropped.one_choice(parameters)?;
     dropped.parameter("user", user.is_some());
+    dropped.parameter("top_logprobs", top_logprobs.is_some());
     dropped.parameter("reasoning_effort", reasoning_effort.is_some());
     let mut add = |name: &str, value: Option<Value>| value.map(|value| body.insert(name.to_owned(), value));
     add("n_predict", max_tokens.map(Value::from));

@@ -47,6 +47,8 @@ pub const POSTERN: OpenAi = OpenAi { name: "postern", dialect: Dialect::OpenAi }
 /// llama.cpp, but for what is its own.
 pub(super) const LLAMACPP: OpenAi = OpenAi { name: "llamacpp", dialect: Dialect::LlamaCpp };
 
+/// Whose signatures they are: whichever server's it is.
+const SIGNER: &str = "openai";
 /// The version of Azure's API that is spoken.
 const AZURE_VERSION: &str = "2024-10-21";
 
@@ -88,7 +90,7 @@ impl Provider for OpenAi {
     fn call(&self, target: &Target<'_>, generation: &Generation, stream: bool) -> Result<Call, Failure> {
         let (api, body, warnings) = match &generation.prompt {
             Some(generation::Prompt::Chat(chat)) if target.capabilities.chat_api() == "responses" => {
-                responses_request::body(target.identifier, chat, generation.parameters.as_ref(), stream)?
+                responses_request::body(target, chat, generation.parameters.as_ref(), stream)?
             }
             _ => request::body(target, generation, stream, self.dialect)?,
         };
@@ -111,6 +113,15 @@ impl Provider for OpenAi {
         let body = embeddings::body(shape, target.identifier, asked)?;
         let (path, headers) = (self.path(target, "/embeddings"), self.headers(target)?);
         Ok(Call { path, headers, body, warnings: Vec::new(), api: Api::Embeddings })
+    }
+
+    /// Another gateway counts as Anthropic's API does; others of this API do not.
+    fn count(&self, target: &Target<'_>, generation: &Generation) -> Result<Option<Call>, Failure> {
+        if self.name != POSTERN.name {
+            return Ok(None);
+        }
+        let Some(counting) = super::anthropic::Anthropic.count(target, generation)? else { return Ok(None) };
+        Ok(Some(Call { headers: self.headers(target)?, ..counting }))
     }
 
     fn list_models(&self, target: &Target<'_>) -> Result<Option<Call>, Failure> {

@@ -78,6 +78,16 @@ pub fn images_apart(messages: &[Message]) -> Vec<Message> {
     apart
 }
 
+/// What a server signed, marked as that server's: it means nothing to others.
+pub fn signed_by(provider: &str, signature: &str) -> String {
+    format!("{provider}:{signature}")
+}
+
+/// What this provider's server signed, unless another's did.
+pub fn own_signature<'a>(provider: &str, signature: &'a str) -> Option<&'a str> {
+    signature.strip_prefix(provider)?.strip_prefix(':')
+}
+
 /// Where an image is.
 pub enum Picture {
     /// Its media type and its bytes as base64.

@@ -10,14 +10,16 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod remembering;
+
 fn text(text: &str) -> ContentPart {
-    ContentPart { part: Some(content_part::Part::Text(text.to_owned())) }
+    ContentPart { part: Some(content_part::Part::Text(text.to_owned())), cache: None }
 }
 
 fn picture() -> ContentPart {
     let source = Some(image::Source::Data(vec![1, 2, 3]));
     let image = Image { source, media_type: "image/png".to_owned(), detail: String::new() };
-    ContentPart { part: Some(content_part::Part::Image(image)) }
+    ContentPart { part: Some(content_part::Part::Image(image)), cache: None }
 }
 
 fn message(role: Role, content: Vec<ContentPart>) -> Message {
@@ -26,8 +28,12 @@ fn message(role: Role, content: Vec<ContentPart>) -> Message {
 
 /// System, a question with an image, a call and its result.
 fn conversation() -> ChatPrompt {
-    let call =
-        ToolCall { id: "c1".to_owned(), name: "weather".to_owned(), arguments_json: r#"{"city":"Bern"}"#.to_owned() };
+    let call = ToolCall {
+        id: "c1".to_owned(),
+        name: "weather".to_owned(),
+        arguments_json: r#"{"city":"Bern"}"#.to_owned(),
+        signature: String::new(),
+    };
     ChatPrompt {
         messages: vec![
             message(Role::System, vec![text("Be brief.")]),
@@ -40,6 +46,7 @@ fn conversation() -> ChatPrompt {
             description: "Tells it.".to_owned(),
             parameters_json: r#"{"type":"object","properties":{"city":{"type":"string"}}}"#.to_owned(),
             strict: None,
+            cache: None,
         }],
         tool_choice: Some(ToolChoice { choice: Some(tool_choice::Choice::Mode(tool_choice::Mode::Required as i32)) }),
         response_format: None,

@@ -20,10 +20,26 @@ pub struct Message {
     /// Assistant only: what it thought, for servers that want it back amid tool calls. Default: empty.
     #[prost(string, tag = "6")]
     pub reasoning: ::prost::alloc::string::String,
+    /// Assistant only: the same in the pieces that the server signed, for servers that want them back unchanged. Default: none.
+    #[prost(message, repeated, tag = "7")]
+    pub thoughts: ::prost::alloc::vec::Vec<Thought>,
+}
+/// A piece of reasoning that the server signed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Thought {
+    /// Its text. Empty when the server keeps it to itself.
+    #[prost(string, tag = "1")]
+    pub text: ::prost::alloc::string::String,
+    /// Required. As it came; it counts at the server that it came from.
+    #[prost(string, tag = "2")]
+    pub signature: ::prost::alloc::string::String,
 }
 /// A piece of a message.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ContentPart {
+    /// Default: absent, no mark.
+    #[prost(message, optional, tag = "3")]
+    pub cache: ::core::option::Option<CacheMark>,
     /// Required.
     #[prost(oneof = "content_part::Part", tags = "1, 2")]
     pub part: ::core::option::Option<content_part::Part>,
@@ -40,6 +56,13 @@ pub mod content_part {
         #[prost(message, tag = "2")]
         Image(super::Image),
     }
+}
+/// Asks for the prompt up to here to be kept for later requests, of servers that keep what they are asked to. A hint: others pass it over.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CacheMark {
+    /// How long, in the server's own words, such as 5m or 1h. Default: empty, its own choice.
+    #[prost(string, tag = "1")]
+    pub ttl: ::prost::alloc::string::String,
 }
 /// A picture given by address or by value.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -82,6 +105,9 @@ pub struct Tool {
     /// Whether arguments must follow the schema exactly. Default: the server's own choice.
     #[prost(bool, optional, tag = "4")]
     pub strict: ::core::option::Option<bool>,
+    /// Default: absent, no mark.
+    #[prost(message, optional, tag = "5")]
+    pub cache: ::core::option::Option<CacheMark>,
 }
 /// A call that the model asks for.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -95,6 +121,9 @@ pub struct ToolCall {
     /// The arguments as JSON text, exactly as the model wrote them; `{}` where it wrote none.
     #[prost(string, tag = "3")]
     pub arguments_json: ::prost::alloc::string::String,
+    /// What the server gave with the call and wants back unchanged, as it came. It counts at the server that it came from. Default: empty.
+    #[prost(string, tag = "4")]
+    pub signature: ::prost::alloc::string::String,
 }
 /// Whether and which tool the model calls.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -251,6 +280,9 @@ pub struct Parameters {
     /// How hard a reasoning model should think, in the server's own words.
     #[prost(string, optional, tag = "12")]
     pub reasoning_effort: ::core::option::Option<::prost::alloc::string::String>,
+    /// Say how likely each token of the answer was, beside this many of the likeliest at its place. 0 to 20. Default: say nothing.
+    #[prost(uint32, optional, tag = "13")]
+    pub top_logprobs: ::core::option::Option<u32>,
     /// A JSON object with further members of the server's own API. Members that this message has fields for are refused.
     /// Default: empty.
     #[prost(string, tag = "15")]
@@ -277,7 +309,7 @@ pub struct Usage {
 }
 /// One event of a completion stream: one start, then deltas, then one usage, then one end, then status OK. Any other end
 /// is a non-OK status.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CompletionEvent {
     /// Required.
     #[prost(oneof = "completion_event::Event", tags = "1, 2, 3, 4")]
@@ -286,7 +318,7 @@ pub struct CompletionEvent {
 /// Nested message and enum types in `CompletionEvent`.
 pub mod completion_event {
     /// Required.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Event {
         /// The model has accepted the request.
         #[prost(message, tag = "1")]
@@ -316,13 +348,16 @@ pub struct Start {
     pub prompt: ::prost::alloc::string::String,
 }
 /// A piece of one answer.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Delta {
     /// Which answer, from 0.
     #[prost(uint32, tag = "1")]
     pub choice_index: u32,
+    /// How likely the tokens of this piece were, where that was asked for.
+    #[prost(message, repeated, tag = "6")]
+    pub logprobs: ::prost::alloc::vec::Vec<TokenLogprob>,
     /// Required.
-    #[prost(oneof = "delta::Delta", tags = "2, 3, 4")]
+    #[prost(oneof = "delta::Delta", tags = "2, 3, 4, 5")]
     pub delta: ::core::option::Option<delta::Delta>,
 }
 /// Nested message and enum types in `Delta`.
@@ -339,7 +374,26 @@ pub mod delta {
         /// More of a tool call.
         #[prost(message, tag = "4")]
         ToolCall(super::ToolCallFragment),
+        /// Ends a thought: the signature of the reasoning since the last one.
+        #[prost(string, tag = "5")]
+        ReasoningSignature(::prost::alloc::string::String),
     }
+}
+/// How likely a token was.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TokenLogprob {
+    /// As text; a part of a character may be unreadable.
+    #[prost(string, tag = "1")]
+    pub token: ::prost::alloc::string::String,
+    /// The natural logarithm of its probability.
+    #[prost(double, tag = "2")]
+    pub logprob: f64,
+    /// Its bytes. Empty when the server does not say.
+    #[prost(bytes = "vec", tag = "3")]
+    pub bytes: ::prost::alloc::vec::Vec<u8>,
+    /// The likeliest at its place, the likeliest first, as many as were asked for; their own `top` is empty.
+    #[prost(message, repeated, tag = "4")]
+    pub top: ::prost::alloc::vec::Vec<TokenLogprob>,
 }
 /// A piece of one tool call.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -356,6 +410,9 @@ pub struct ToolCallFragment {
     /// More of the arguments' JSON text.
     #[prost(string, tag = "4")]
     pub arguments_json: ::prost::alloc::string::String,
+    /// In one fragment of a call, else empty. See ToolCall.
+    #[prost(string, tag = "5")]
+    pub signature: ::prost::alloc::string::String,
 }
 /// Closes a stream.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -401,6 +458,19 @@ pub struct Choice {
     /// Why it ended.
     #[prost(enumeration = "FinishReason", tag = "4")]
     pub finish_reason: i32,
+    /// The reasoning in the pieces that the server signed. See Message.
+    #[prost(message, repeated, tag = "5")]
+    pub thoughts: ::prost::alloc::vec::Vec<Thought>,
+    /// How likely the text's tokens were, where that was asked for.
+    #[prost(message, repeated, tag = "6")]
+    pub logprobs: ::prost::alloc::vec::Vec<TokenLogprob>,
+}
+/// A text as the numbers of its tokens, in the model's own vocabulary.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenIds {
+    /// Required, at least one.
+    #[prost(uint32, repeated, tag = "1")]
+    pub ids: ::prost::alloc::vec::Vec<u32>,
 }
 /// Who speaks in a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

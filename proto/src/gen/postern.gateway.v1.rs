@@ -73,17 +73,20 @@ pub struct PromptRun {
     pub parameters: ::core::option::Option<super::super::completion::v1::Parameters>,
 }
 /// Texts to embed.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Embedding {
     /// A registered model that is bound to the feature. Default: the feature's first.
     #[prost(string, tag = "1")]
     pub model: ::prost::alloc::string::String,
-    /// Required, at least one, at most 2048. The texts, none of them empty.
+    /// The texts, none of them empty: at least one, at most 2048, or none where there are tokens.
     #[prost(string, repeated, tag = "2")]
     pub inputs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// How many numbers a vector shall have, where the model can choose. Default: the model's own.
     #[prost(uint32, optional, tag = "3")]
     pub dimensions: ::core::option::Option<u32>,
+    /// Instead of inputs, for servers that take tokens: at most 2048. Default: none.
+    #[prost(message, repeated, tag = "4")]
+    pub tokens: ::prost::alloc::vec::Vec<super::super::completion::v1::TokenIds>,
 }
 /// A text's vector.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -114,7 +117,7 @@ pub struct StreamChatRequest {
     pub chat: ::core::option::Option<Chat>,
 }
 /// Response of StreamChat.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamChatResponse {
     /// Required.
     #[prost(message, optional, tag = "1")]
@@ -142,7 +145,7 @@ pub struct StreamCompleteCodeRequest {
     pub code: ::core::option::Option<Code>,
 }
 /// Response of StreamCompleteCode.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamCompleteCodeResponse {
     /// Required.
     #[prost(message, optional, tag = "1")]
@@ -170,14 +173,14 @@ pub struct StreamRunPromptRequest {
     pub run: ::core::option::Option<PromptRun>,
 }
 /// Response of StreamRunPrompt.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamRunPromptResponse {
     /// Required.
     #[prost(message, optional, tag = "1")]
     pub event: ::core::option::Option<super::super::completion::v1::CompletionEvent>,
 }
 /// Request of Embed.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EmbedRequest {
     /// Required.
     #[prost(message, optional, tag = "1")]

@@ -65,7 +65,7 @@ pub struct StreamGenerateRequest {
     pub generation: ::core::option::Option<Generation>,
 }
 /// Response of StreamGenerate.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamGenerateResponse {
     /// Required.
     #[prost(message, optional, tag = "1")]
@@ -86,17 +86,20 @@ pub struct GenerateResponse {
     pub completion: ::core::option::Option<super::super::completion::v1::Completion>,
 }
 /// Request of Embed.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EmbedRequest {
     /// Required. Where the model is served.
     #[prost(string, tag = "1")]
     pub endpoint_id: ::prost::alloc::string::String,
-    /// Required, at least one, at most 2048. The texts.
+    /// The texts: at least one, at most 2048, or none where there are tokens.
     #[prost(string, repeated, tag = "2")]
     pub inputs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// How many numbers a vector shall have, where the model can choose. Default: the model's own.
     #[prost(uint32, optional, tag = "3")]
     pub dimensions: ::core::option::Option<u32>,
+    /// Instead of inputs, for servers that take tokens. Default: none.
+    #[prost(message, repeated, tag = "4")]
+    pub tokens: ::prost::alloc::vec::Vec<super::super::completion::v1::TokenIds>,
 }
 /// Response of Embed.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -106,6 +109,20 @@ pub struct EmbedResponse {
     pub embeddings: ::prost::alloc::vec::Vec<Embedding>,
     /// What it cost.
     #[prost(message, optional, tag = "2")]
+    pub usage: ::core::option::Option<super::super::completion::v1::Usage>,
+}
+/// Request of CountTokens.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CountTokensRequest {
+    /// Required. A conversation; how to sample does not matter.
+    #[prost(message, optional, tag = "1")]
+    pub generation: ::core::option::Option<Generation>,
+}
+/// Response of CountTokens.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CountTokensResponse {
+    /// What the model would read, and where the number comes from. Absent: the server does not count.
+    #[prost(message, optional, tag = "1")]
     pub usage: ::core::option::Option<super::super::completion::v1::Usage>,
 }
 /// A vector.
@@ -288,6 +305,33 @@ pub mod model_service_client {
                 .insert(GrpcMethod::new("postern.model.v1.ModelService", "Embed"));
             self.inner.unary(req, path, codec).await
         }
+        /// Counts the tokens of a prompt, by one call of the model server where that counts.
+        /// Callers: gateways (role gateway, audience of the adapter's group).
+        /// Reasons: the token's, ROLE_MISSING, ENDPOINT_NOT_FOUND, REQUEST_INVALID, and the upstream's.
+        pub async fn count_tokens(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CountTokensRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CountTokensResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/postern.model.v1.ModelService/CountTokens",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("postern.model.v1.ModelService", "CountTokens"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -336,6 +380,16 @@ pub mod model_service_server {
             &self,
             request: tonic::Request<super::EmbedRequest>,
         ) -> std::result::Result<tonic::Response<super::EmbedResponse>, tonic::Status>;
+        /// Counts the tokens of a prompt, by one call of the model server where that counts.
+        /// Callers: gateways (role gateway, audience of the adapter's group).
+        /// Reasons: the token's, ROLE_MISSING, ENDPOINT_NOT_FOUND, REQUEST_INVALID, and the upstream's.
+        async fn count_tokens(
+            &self,
+            request: tonic::Request<super::CountTokensRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CountTokensResponse>,
+            tonic::Status,
+        >;
     }
     /// Served by an adapter. Each call is exactly one attempt at one endpoint; the adapter never retries. A failure's ErrorInfo
     /// carries `blame`: client, upstream or adapter.
@@ -535,6 +589,51 @@ pub mod model_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = EmbedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/postern.model.v1.ModelService/CountTokens" => {
+                    #[allow(non_camel_case_types)]
+                    struct CountTokensSvc<T: ModelService>(pub Arc<T>);
+                    impl<
+                        T: ModelService,
+                    > tonic::server::UnaryService<super::CountTokensRequest>
+                    for CountTokensSvc<T> {
+                        type Response = super::CountTokensResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CountTokensRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ModelService>::count_tokens(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CountTokensSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -23,6 +23,7 @@ mod partners;
 mod prompts;
 mod providers;
 mod relay;
+mod remembering;
 mod replaying;
 mod requests;
 mod tls;

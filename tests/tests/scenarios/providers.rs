@@ -109,7 +109,7 @@ async fn an_adapter_embeds_texts_for_a_gateway() {
     let token = stack.exchange(credential, "postern-adapter:default", &["model:generate"]).await.unwrap();
     let embed = async |inputs: &[&str]| {
         let inputs = inputs.iter().map(|text| (*text).to_owned()).collect();
-        let message = model::EmbedRequest { endpoint_id: endpoint_id.clone(), inputs, dimensions: None };
+        let message = model::EmbedRequest { endpoint_id: endpoint_id.clone(), inputs, ..Default::default() };
         ModelServiceClient::new(stack.at_adapter()).embed(Stack::request(message, &token)).await
     };
     let answer = embed(&["a"]).await.unwrap().into_inner();

@@ -29,7 +29,7 @@ const MAX_INPUT_BYTES: u64 = 8 * 1024 * 1024;
 pub async fn chat(client: &Client, args: Chat, json: bool) -> Result<Output, Problem> {
     let said = |role: Role, text: String| Message {
         role: role as i32,
-        content: vec![ContentPart { part: Some(content_part::Part::Text(text)) }],
+        content: vec![ContentPart { part: Some(content_part::Part::Text(text)), cache: None }],
         ..Default::default()
     };
     let system = args.system.map(|text| said(Role::System, text));
@@ -100,8 +100,8 @@ pub async fn run(client: &Client, args: Run, json: bool) -> Result<Output, Probl
 
 /// Embeds texts.
 pub async fn embed(client: &Client, args: Embed) -> Result<Output, Problem> {
-    let embedding =
-        pb::Embedding { model: args.model.unwrap_or_default(), inputs: args.texts, dimensions: args.dimensions };
+    let (model, tokens) = (args.model.unwrap_or_default(), Vec::new());
+    let embedding = pb::Embedding { model, inputs: args.texts, dimensions: args.dimensions, tokens };
     let message = pb::EmbedRequest { embedding: Some(embedding) };
     let request = request(client, message, Feature::Embed, args.via).await?;
     let answer = service(client, args.via).embed(request).await.map_err(failed)?.into_inner();

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
-    Choice, Completion as Whole, Delta, FinishReason, ToolCall, ToolCallFragment, Usage, completion_event::Event, delta,
+    Choice, Completion as Whole, Delta, FinishReason, Thought, ToolCall, ToolCallFragment, Usage,
+    completion_event::Event, delta,
 };
 use serde_json::{Value, json};
 
@@ -94,7 +95,7 @@ impl Writer {
                 let signature = json!({ "type": "signature_delta", "signature": "" });
                 delta_frame(index, &signature, frames);
             }
-            frames.named("content_block_stop", &json!({ "type": "content_block_stop", "index": index }));
+            stop_frame(index, frames);
         }
     }
 
@@ -109,6 +110,22 @@ impl Writer {
                 let index = self.block(Kind::Thinking, &empty, frames);
                 delta_frame(index, &json!({ "type": "thinking_delta", "thinking": thought }), frames);
             }
+            delta::Delta::ReasoningSignature(signature) => {
+                // One that no thought was told of is of a thought that nobody else can read.
+                let empty = json!({ "type": "redacted_thinking", "data": signature });
+                match self.open {
+                    Some((index, Kind::Thinking)) => {
+                        self.open = None;
+                        delta_frame(index, &json!({ "type": "signature_delta", "signature": signature }), frames);
+                        stop_frame(index, frames);
+                    }
+                    _ => {
+                        self.close(frames);
+                        let index = self.begin(&empty, frames);
+                        stop_frame(index, frames);
+                    }
+                }
+            }
             delta::Delta::ToolCall(fragment) => self.fragment(fragment, frames),
         }
     }
@@ -116,7 +133,7 @@ impl Writer {
     /// A piece of a call. Blocks come one after the other: where a server writes of several calls at once, the pieces of the others wait
     /// until the one that is being written is whole.
     fn fragment(&mut self, fragment: ToolCallFragment, frames: &mut Frames) {
-        let ToolCallFragment { index: place, id, name, arguments_json } = fragment;
+        let ToolCallFragment { index: place, id, name, arguments_json, signature: _ } = fragment;
         let call = self.calls.entry(place).or_default();
         if call.id.is_empty() && call.name.is_empty() {
             (call.id, call.name) = (id, name);
@@ -185,6 +202,10 @@ fn write_arguments(index: usize, piece: &str, frames: &mut Frames) {
     }
 }
 
+fn stop_frame(index: usize, frames: &mut Frames) {
+    frames.named("content_block_stop", &json!({ "type": "content_block_stop", "index": index }));
+}
+
 fn delta_frame(index: usize, delta: &Value, frames: &mut Frames) {
     let event = json!({ "type": "content_block_delta", "index": index, "delta": delta });
     frames.named("content_block_delta", &event);
@@ -193,15 +214,17 @@ fn delta_frame(index: usize, delta: &Value, frames: &mut Frames) {
 impl http::Writer for Writer {
     fn whole(&mut self, answer: Whole) -> Value {
         let choice = answer.choices.into_iter().next().unwrap_or_default();
-        let Choice { text, reasoning, tool_calls, finish_reason } = choice;
+        let Choice { text, reasoning, tool_calls, finish_reason, thoughts, logprobs: _ } = choice;
         let (mut content, has_calls) = (Vec::new(), !tool_calls.is_empty());
-        if !reasoning.is_empty() {
+        if !thoughts.is_empty() {
+            content.extend(thoughts.into_iter().map(thought));
+        } else if !reasoning.is_empty() {
             content.push(json!({ "type": "thinking", "thinking": reasoning, "signature": "" }));
         }
         if !text.is_empty() {
             content.push(json!({ "type": "text", "text": text }));
         }
-        for ToolCall { id, name, arguments_json } in tool_calls {
+        for ToolCall { id, name, arguments_json, signature: _ } in tool_calls {
             content.push(json!({ "type": "tool_use", "id": id, "name": name, "input": input(&arguments_json) }));
         }
         let usage = usage(&answer.usage.unwrap_or_default());
@@ -224,7 +247,7 @@ impl http::Writer for Writer {
                 self.heartbeat(frames);
             }
             // The API has one answer.
-            Event::Delta(Delta { choice_index: 0, delta: Some(delta) }) => self.piece(delta, frames),
+            Event::Delta(Delta { choice_index: 0, delta: Some(delta), .. }) => self.piece(delta, frames),
             Event::Delta(_) => {}
             Event::Usage(counted) => self.usage = usage(&counted),
             Event::End(end) => self.stop_reason = stop_reason(end.finish_reason, !self.calls.is_empty()),
@@ -250,6 +273,14 @@ impl http::Writer for Writer {
 
     fn heartbeat(&mut self, frames: &mut Frames) {
         frames.named("ping", &json!({ "type": "ping" }));
+    }
+}
+
+/// A thought that the model's server signed; one without a text is one that nobody else can read.
+fn thought(Thought { text, signature }: Thought) -> Value {
+    match text.as_str() {
+        "" => json!({ "type": "redacted_thinking", "data": signature }),
+        _ => json!({ "type": "thinking", "thinking": text, "signature": signature }),
     }
 }
 

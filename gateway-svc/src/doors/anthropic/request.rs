@@ -2,8 +2,8 @@
 
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
-    ContentPart, Image, Message, Parameters, ResponseFormat, Role, Tool, ToolCall, ToolChoice, content_part, image,
-    response_format, tool_choice,
+    CacheMark, ContentPart, Image, Message, Parameters, ResponseFormat, Role, Thought, Tool, ToolCall, ToolChoice,
+    content_part, image, response_format, tool_choice,
 };
 use postern_proto::model::v1::ChatPrompt;
 use serde::Deserialize;
@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::answer::Writer;
 use crate::ask::{Ask, Task};
 use crate::doors::http::{Parsed, Told};
-use crate::doors::wire::{TextOr, extra_json, list, read, refuse_unoffered};
+use crate::doors::wire::{CacheControl, TextOr, extra_json, list, read, refuse_unoffered};
 
 #[derive(Deserialize)]
 struct Body {
@@ -48,6 +48,9 @@ struct Body {
     output_config: Option<OutputConfig>,
     #[serde(default)]
     output_format: Option<WireFormat>,
+    /// A mark after all of the prompt.
+    #[serde(default)]
+    cache_control: Option<CacheControl>,
     #[serde(flatten)]
     extra: Map<String, Value>,
 }
@@ -81,6 +84,12 @@ struct Block {
     content: Option<TextOr<Inner>>,
     #[serde(default)]
     is_error: Option<bool>,
+    #[serde(default)]
+    signature: Option<String>,
+    #[serde(default)]
+    data: Option<String>,
+    #[serde(default)]
+    cache_control: Option<CacheControl>,
 }
 
 /// What a tool's result and instructions are made of: there is nothing within it.
@@ -97,6 +106,8 @@ struct Inner {
     tool_name: Option<String>,
     #[serde(default)]
     content: Option<TextOr<Passage>>,
+    #[serde(default)]
+    cache_control: Option<CacheControl>,
 }
 
 /// A text within a document or a search's result.
@@ -130,6 +141,8 @@ struct WireTool {
     input_schema: Option<Box<RawValue>>,
     #[serde(default)]
     strict: Option<bool>,
+    #[serde(default)]
+    cache_control: Option<CacheControl>,
 }
 
 #[derive(Deserialize)]
@@ -174,7 +187,6 @@ const UNOFFERED: &[&str] = &["mcp_servers", "container", "thread"];
 /// Hints to the vendor's own machines, which no answer depends on.
 const HINTS: &[&str] = &[
     "service_tier",
-    "cache_control",
     "betas",
     "inference_geo",
     "context_management",
@@ -214,6 +226,10 @@ fn ask(body: Body) -> Result<Ask, Failure> {
     }
     for (at, wire) in body.messages.into_iter().enumerate() {
         add_turn(&mut messages, at, wire)?;
+    }
+    let last = messages.last_mut().and_then(|message| message.content.last_mut());
+    if let (Some(last), Some(mark)) = (last, body.cache_control) {
+        last.cache = Some(mark.into());
     }
     let tools = body.tools.into_iter().map(tool).collect::<Result<_, _>>()?;
     let mut extra = body.extra;
@@ -269,23 +285,36 @@ fn add_turn(messages: &mut Vec<Message>, at: usize, wire: WireMessage) -> Result
                 id: block.id.ok_or_else(|| Failure::field(&*field, "a tool_use has no id"))?,
                 name: block.name.ok_or_else(|| Failure::field(&*field, "a tool_use has no name"))?,
                 arguments_json: block.input.map_or_else(|| "{}".to_owned(), |input| input.get().to_owned()),
+                signature: String::new(),
             }),
             ("tool_result", Role::User) => messages.push(tool_result(&field, block)?),
-            ("thinking", Role::Assistant) => turn.reasoning.push_str(block.thinking.as_deref().unwrap_or_default()),
+            ("thinking", Role::Assistant) => {
+                let text = block.thinking.unwrap_or_default();
+                turn.reasoning.push_str(&text);
+                let signature = block.signature.filter(|signature| !signature.is_empty());
+                turn.thoughts.extend(signature.map(|signature| Thought { text, signature }));
+            }
             // Only the server that it came from can read it.
-            ("redacted_thinking", Role::Assistant) => {}
+            ("redacted_thinking", Role::Assistant) => {
+                let signature = block.data.filter(|data| !data.is_empty());
+                turn.thoughts.extend(signature.map(|signature| Thought { text: String::new(), signature }));
+            }
             _ => {
-                let Block { r#type, text, source, title, content, .. } = block;
+                let Block { r#type, text, source, title, content, cache_control, .. } = block;
                 let passage = |inner: Inner| Passage { text: inner.text.unwrap_or_default() };
                 let content = content.map(|content| match content {
                     TextOr::Text(text) => TextOr::Text(text),
                     TextOr::Many(inner) => TextOr::Many(inner.into_iter().map(passage).collect()),
                 });
-                turn.content.push(part(&field, Inner { r#type, text, source, title, tool_name: None, content })?);
+                turn.content.push(part(
+                    &field,
+                    Inner { r#type, text, source, title, tool_name: None, content, cache_control },
+                )?);
             }
         }
     }
-    if !turn.content.is_empty() || !turn.tool_calls.is_empty() || !turn.reasoning.is_empty() {
+    let has_thoughts = !turn.reasoning.is_empty() || !turn.thoughts.is_empty();
+    if !turn.content.is_empty() || !turn.tool_calls.is_empty() || has_thoughts {
         messages.push(turn);
     }
     Ok(())
@@ -296,6 +325,9 @@ fn tool_result(field: &str, block: Block) -> Result<Message, Failure> {
     let mut content = block.content.map_or_else(|| Ok(Vec::new()), |content| parts(field, content))?;
     if block.is_error == Some(true) {
         content.insert(0, text_part("The tool failed:".to_owned()));
+    }
+    if let (Some(last), Some(mark)) = (content.last_mut(), block.cache_control) {
+        last.cache = Some(mark.into());
     }
     Ok(Message { content, tool_call_id: id, ..message(Role::Tool) })
 }
@@ -308,11 +340,16 @@ fn parts(field: &str, content: TextOr<Inner>) -> Result<Vec<ContentPart>, Failur
 }
 
 fn text_part(text: String) -> ContentPart {
-    ContentPart { part: Some(content_part::Part::Text(text)) }
+    ContentPart { part: Some(content_part::Part::Text(text)), cache: None }
 }
 
-fn part(field: &str, block: Inner) -> Result<ContentPart, Failure> {
-    let Inner { r#type: kind, text, source, title, tool_name, content } = block;
+fn part(field: &str, mut block: Inner) -> Result<ContentPart, Failure> {
+    let cache = block.cache_control.take().map(CacheMark::from);
+    Ok(ContentPart { cache, ..unmarked(field, block)? })
+}
+
+fn unmarked(field: &str, block: Inner) -> Result<ContentPart, Failure> {
+    let Inner { r#type: kind, text, source, title, tool_name, content, cache_control: _ } = block;
     // Of a search's result it is a text, and of no use to a model.
     let source = source.and_then(|source| serde_json::from_str::<Source>(source.get()).ok());
     let titled = |body: String| match &title {
@@ -328,7 +365,7 @@ fn part(field: &str, block: Inner) -> Result<ContentPart, Failure> {
                 _ => return Err(Failure::field(field, "an image needs base64 data with its media type, or a url")),
             };
             let image = Image { source: Some(image::Source::Url(url)), ..Image::default() };
-            Ok(ContentPart { part: Some(content_part::Part::Image(image)) })
+            Ok(ContentPart { part: Some(content_part::Part::Image(image)), cache: None })
         }
         // Documents of text are text to every model.
         ("document", _, Some(Source { r#type, data: Some(data), .. })) if r#type == "text" => Ok(titled(data)),
@@ -360,6 +397,7 @@ fn tool(wire: WireTool) -> Result<Tool, Failure> {
         description: wire.description.unwrap_or_default(),
         parameters_json: wire.input_schema.map(|schema| schema.get().to_owned()).unwrap_or_default(),
         strict: wire.strict,
+        cache: wire.cache_control.map(CacheMark::from),
     })
 }
 

@@ -1,6 +1,8 @@
 //! What is answered: whole, or as server-sent events. An answer that fails after its head ends in an error event, without
 //! `[DONE]`, so that nobody takes it for complete.
 
+use std::collections::BTreeMap;
+
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
     Choice, Completion as Whole, Delta, End, FinishReason, ToolCall, Usage, completion_event::Event, delta,
@@ -8,6 +10,7 @@ use postern_proto::completion::v1::{
 use serde_json::{Map, Value, json};
 
 use super::error::envelope;
+use super::logprobs;
 use crate::doors::http::{self, Told};
 use crate::doors::sse::Frames;
 
@@ -29,6 +32,8 @@ pub(super) struct Writer {
     include_usage: bool,
     /// Choices that have begun, after the first.
     begun: Vec<u32>,
+    /// Characters of each choice's text that have gone.
+    written: BTreeMap<u32, usize>,
     /// The usage chunk, until the finish chunks have gone.
     usage: Option<Value>,
 }
@@ -41,7 +46,8 @@ impl Writer {
         };
         let Told { id, created } = told;
         let id = format!("{prefix}-{id}");
-        Self { shape, id, created, model: String::new(), include_usage, begun: Vec::new(), usage: None }
+        let (model, begun, written) = (String::new(), Vec::new(), BTreeMap::new());
+        Self { shape, id, created, model, include_usage, begun, written, usage: None }
     }
 
     /// The whole answer.
@@ -50,11 +56,13 @@ impl Writer {
             let finish_reason = finish(choice.finish_reason);
             match self.shape {
                 Shape::Chat => {
+                    let likely = logprobs::of_chat(&choice.logprobs);
                     let message = message(choice);
-                    json!({ "index": index, "message": message, "logprobs": null, "finish_reason": finish_reason })
+                    json!({ "index": index, "message": message, "logprobs": likely, "finish_reason": finish_reason })
                 }
                 Shape::Text => {
-                    json!({ "index": index, "text": choice.text, "logprobs": null, "finish_reason": finish_reason })
+                    let likely = logprobs::of_text(&choice.logprobs, 0);
+                    json!({ "index": index, "text": choice.text, "logprobs": likely, "finish_reason": finish_reason })
                 }
             }
         };
@@ -108,21 +116,30 @@ impl Writer {
                 }
                 vec![chunk]
             }
-            Event::Delta(Delta { choice_index, delta: Some(delta) }) => {
+            Event::Delta(Delta { choice_index, delta: Some(delta), logprobs: likely }) => {
                 let choice = match self.shape {
                     Shape::Chat => {
-                        let mut piece = piece(delta);
+                        let Some(mut piece) = piece(delta) else { return Vec::new() };
                         if choice_index > 0 && !self.begun.contains(&choice_index) {
                             self.begun.push(choice_index);
                             piece["role"] = "assistant".into();
                         }
-                        json!({ "index": choice_index, "delta": piece, "finish_reason": null })
+                        let mut choice = json!({ "index": choice_index, "delta": piece, "finish_reason": null });
+                        if !likely.is_empty() {
+                            choice["logprobs"] = logprobs::of_chat(&likely);
+                        }
+                        choice
                     }
                     Shape::Text => match delta {
                         delta::Delta::Text(text) => {
-                            json!({ "index": choice_index, "text": text, "logprobs": null, "finish_reason": null })
+                            let written = self.written.entry(choice_index).or_default();
+                            let likely = logprobs::of_text(&likely, *written);
+                            *written += text.chars().count();
+                            json!({ "index": choice_index, "text": text, "logprobs": likely, "finish_reason": null })
                         }
-                        delta::Delta::Reasoning(_) | delta::Delta::ToolCall(_) => return Vec::new(),
+                        delta::Delta::Reasoning(_)
+                        | delta::Delta::ReasoningSignature(_)
+                        | delta::Delta::ToolCall(_) => return Vec::new(),
                     },
                 };
                 vec![self.chunk(json!([choice]))]
@@ -181,14 +198,27 @@ fn message(choice: Choice) -> Value {
         message["reasoning_content"] = choice.reasoning.into();
     }
     if !choice.tool_calls.is_empty() {
-        let call = |ToolCall { id, name, arguments_json }| json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments_json } });
+        let call = |ToolCall { id, name, arguments_json, signature }| {
+            let function = json!({ "name": name, "arguments": arguments_json });
+            signed(json!({ "id": id, "type": "function", "function": function }), signature)
+        };
         message["tool_calls"] = choice.tool_calls.into_iter().map(call).collect::<Vec<_>>().into();
     }
     message
 }
 
-fn piece(delta: delta::Delta) -> Value {
-    match delta {
+/// A call with what the server wants back with it, where Gemini's own door of this API has it.
+fn signed(mut call: Value, signature: String) -> Value {
+    if !signature.is_empty() {
+        call["extra_content"] = json!({ "google": { "thought_signature": signature } });
+    }
+    call
+}
+
+/// A piece of an answer; `None` for what this API has no place for.
+fn piece(delta: delta::Delta) -> Option<Value> {
+    Some(match delta {
+        delta::Delta::ReasoningSignature(_) => return None,
         delta::Delta::Text(text) => json!({ "content": text }),
         delta::Delta::Reasoning(text) => json!({ "reasoning_content": text }),
         delta::Delta::ToolCall(fragment) => {
@@ -202,9 +232,9 @@ fn piece(delta: delta::Delta) -> Value {
                 call["id"] = fragment.id.into();
                 call["type"] = "function".into();
             }
-            json!({ "tool_calls": [call] })
+            json!({ "tool_calls": [signed(call, fragment.signature)] })
         }
-    }
+    })
 }
 
 impl http::Writer for Writer {

@@ -2,7 +2,7 @@
 
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
-    ContentPart, Image, Message, ResponseFormat, Role, Tool, ToolCall, ToolChoice, content_part, image,
+    CacheMark, ContentPart, Image, Message, ResponseFormat, Role, Tool, ToolCall, ToolChoice, content_part, image,
     response_format, tool_choice,
 };
 use postern_proto::model::v1::ChatPrompt;
@@ -14,7 +14,7 @@ use super::answer::{Shape, Writer};
 use super::parameters::Common;
 use crate::ask::{Ask, Task};
 use crate::doors::http::{Parsed, Told};
-use crate::doors::wire::{TextOr, list, read, refuse_unoffered};
+use crate::doors::wire::{CacheControl, TextOr, list, read, refuse_unoffered};
 
 #[derive(Deserialize)]
 struct Body {
@@ -32,6 +32,10 @@ struct Body {
     parallel_tool_calls: Option<bool>,
     #[serde(default)]
     reasoning_effort: Option<String>,
+    #[serde(default)]
+    logprobs: Option<bool>,
+    #[serde(default)]
+    top_logprobs: Option<u32>,
     #[serde(flatten)]
     common: Common,
     #[serde(flatten)]
@@ -62,6 +66,9 @@ struct WirePart {
     refusal: Option<String>,
     #[serde(default)]
     image_url: Option<WireImage>,
+    /// Anthropic's, which routers of this API take over.
+    #[serde(default)]
+    cache_control: Option<CacheControl>,
 }
 
 #[derive(Deserialize)]
@@ -76,6 +83,21 @@ struct WireToolCall {
     #[serde(default)]
     id: String,
     function: WireFunctionCall,
+    /// What Gemini signed, where its own door of this API has it.
+    #[serde(default)]
+    extra_content: ExtraContent,
+}
+
+#[derive(Default, Deserialize)]
+struct ExtraContent {
+    #[serde(default)]
+    google: OfGoogle,
+}
+
+#[derive(Default, Deserialize)]
+struct OfGoogle {
+    #[serde(default)]
+    thought_signature: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -138,7 +160,7 @@ struct WireSchema {
 }
 
 /// What an answer cannot bring back.
-const UNOFFERED: &[&str] = &["logprobs", "top_logprobs", "functions", "function_call", "audio"];
+const UNOFFERED: &[&str] = &["functions", "function_call", "audio"];
 
 /// Members that may be as large as the body.
 const LARGE: &[&str] = &["messages", "tools"];
@@ -161,6 +183,11 @@ pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
     parameters.max_tokens = body.max_completion_tokens.or(parameters.max_tokens);
     parameters.parallel_tool_calls = body.parallel_tool_calls;
     parameters.reasoning_effort = body.reasoning_effort;
+    parameters.top_logprobs = match (body.logprobs, body.top_logprobs) {
+        (Some(true), top) => Some(top.unwrap_or(0)),
+        (_, Some(1..)) => return Err(Failure::field("top_logprobs", "needs `logprobs`")),
+        _ => None,
+    };
     let ask = Ask { model, task: Task::Chat(chat), parameters, session: None, warnings: Vec::new() };
     Ok(Parsed { ask, stream, writer: Box::new(Writer::new(Shape::Chat, told, include_usage)) })
 }
@@ -187,6 +214,7 @@ fn message(at: usize, wire: WireMessage) -> Result<Message, Failure> {
         id: call.id,
         name: call.function.name,
         arguments_json: call.function.arguments,
+        signature: call.extra_content.google.thought_signature.unwrap_or_default(),
     };
     Ok(Message {
         role: role as i32,
@@ -195,20 +223,22 @@ fn message(at: usize, wire: WireMessage) -> Result<Message, Failure> {
         tool_call_id: wire.tool_call_id.unwrap_or_default(),
         name: wire.name.unwrap_or_default(),
         reasoning: wire.reasoning_content.unwrap_or_default(),
+        thoughts: Vec::new(),
     })
 }
 
 fn text_part(text: String) -> ContentPart {
-    ContentPart { part: Some(content_part::Part::Text(text)) }
+    ContentPart { part: Some(content_part::Part::Text(text)), cache: None }
 }
 
 fn part(at: usize, wire: WirePart) -> Result<ContentPart, Failure> {
+    let cache = wire.cache_control.map(CacheMark::from);
     match (wire.r#type.as_str(), wire.text.or(wire.refusal), wire.image_url) {
-        ("text" | "refusal", Some(text), _) => Ok(text_part(text)),
+        ("text" | "refusal", Some(text), _) => Ok(ContentPart { cache, ..text_part(text) }),
         ("image_url", _, Some(WireImage { url, detail })) => {
             let source = Some(image::Source::Url(url));
             let picture = Image { source, media_type: String::new(), detail: detail.unwrap_or_default() };
-            Ok(ContentPart { part: Some(content_part::Part::Image(picture)) })
+            Ok(ContentPart { part: Some(content_part::Part::Image(picture)), cache })
         }
         (kind, ..) => {
             let shown: String = kind.chars().take(32).collect();
@@ -225,6 +255,7 @@ fn tool(wire: WireTool) -> Result<Tool, Failure> {
         description: function.description.unwrap_or_default(),
         parameters_json: function.parameters.map(|schema| schema.get().to_owned()).unwrap_or_default(),
         strict: function.strict,
+        cache: None,
     })
 }
 
@@ -287,7 +318,7 @@ mod tests {
             "tool_choice": { "type": "function", "function": { "name": "f" } },
             "response_format": { "type": "json_schema", "json_schema": { "name": "s", "schema": {}, "strict": true } },
             "max_tokens": 1, "max_completion_tokens": 2, "temperature": 0.5, "stop": "x", "n": 2,
-            "parallel_tool_calls": false, "reasoning_effort": "low", "min_p": 0.1, "logit_bias": null, "logprobs": false,
+            "parallel_tool_calls": false, "reasoning_effort": "low", "min_p": 0.1, "logit_bias": null, "logprobs": true, "top_logprobs": 2,
         }))
         .unwrap();
         assert!(stream);
@@ -302,7 +333,8 @@ mod tests {
         let parameters = ask.parameters;
         assert_eq!((parameters.max_tokens, parameters.choices), (Some(2), Some(2)));
         assert_eq!(parameters.stop, ["x"]);
-        assert_eq!(parameters.extra_json, r#"{"logprobs":false,"min_p":0.1}"#);
+        assert_eq!(parameters.top_logprobs, Some(2));
+        assert_eq!(parameters.extra_json, r#"{"min_p":0.1}"#);
     }
 
     #[test]
@@ -321,7 +353,8 @@ mod tests {
         assert_eq!(with("tools", json!([{ "type": "web_search" }])).as_deref(), Some("tools"));
         assert_eq!(with("tool_choice", json!("maybe")).as_deref(), Some("tool_choice"));
         assert_eq!(with("response_format", json!({ "type": "xml" })).as_deref(), Some("response_format"));
-        assert_eq!(with("logprobs", json!(true)).as_deref(), Some("logprobs"));
+        assert_eq!(with("logprobs", json!(false)), None);
+        assert_eq!(with("top_logprobs", json!(1)).as_deref(), Some("top_logprobs"));
         assert_eq!(with("functions", json!([])).as_deref(), Some("functions"));
     }
 

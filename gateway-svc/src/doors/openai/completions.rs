@@ -17,6 +17,8 @@ struct Body {
     suffix: Option<String>,
     #[serde(default)]
     best_of: Option<u32>,
+    #[serde(default)]
+    logprobs: Option<u32>,
     #[serde(flatten)]
     common: Common,
     #[serde(flatten)]
@@ -24,7 +26,7 @@ struct Body {
 }
 
 /// What an answer cannot bring back.
-const UNOFFERED: &[&str] = &["echo", "logprobs"];
+const UNOFFERED: &[&str] = &["echo"];
 
 /// Members that may be as large as the body.
 const LARGE: &[&str] = &["prompt", "suffix"];
@@ -50,7 +52,8 @@ pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
         }
     };
     let (stream, include_usage, model) = (body.common.streams(), body.common.include_usage(), body.common.model());
-    let parameters = body.common.parameters(body.extra)?;
+    let mut parameters = body.common.parameters(body.extra)?;
+    parameters.top_logprobs = body.logprobs;
     let ask = Ask { model, task, parameters, session: None, warnings: Vec::new() };
     Ok(Parsed { ask, stream, writer: Box::new(Writer::new(Shape::Text, told, include_usage)) })
 }
@@ -81,7 +84,7 @@ mod tests {
             r#"{"prompt":["a","b"]}"#,
             r#"{"prompt":[1,2]}"#,
             r#"{"prompt":"a","echo":true}"#,
-            r#"{"prompt":"a","logprobs":1}"#,
+            r#"{"prompt":"a","logprobs":true}"#,
             r#"{"prompt":"a","best_of":2}"#,
         ] {
             assert!(task(body).is_err(), "{body}");

@@ -1,9 +1,14 @@
 //! `/v1/embeddings`.
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use postern_proto::Failure;
-use serde::Deserialize;
+use postern_proto::completion::v1::TokenIds;
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use crate::ask::Texts;
@@ -14,12 +19,65 @@ use crate::pipeline::Embedded;
 struct Body {
     #[serde(default)]
     model: String,
-    /// Tokens are not offered.
-    input: TextOr<String>,
+    input: TextOr<Input>,
     #[serde(default)]
     dimensions: Option<u32>,
     #[serde(default)]
     encoding_format: Option<String>,
+}
+
+/// A text, the tokens of one, or one token of the only one.
+enum Input {
+    Text(String),
+    Tokens(Vec<u32>),
+    Token(u32),
+}
+
+impl<'de> Deserialize<'de> for Input {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct OneOf;
+        impl<'de> Visitor<'de> for OneOf {
+            type Value = Input;
+
+            fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+                to.write_str("a text, a token, or a list of tokens")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Input, E> {
+                Ok(Input::Text(text.to_owned()))
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, token: u64) -> Result<Input, E> {
+                u32::try_from(token).map(Input::Token).map_err(E::custom)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Input, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(Input::Tokens)
+            }
+        }
+        from.deserialize_any(OneOf)
+    }
+}
+
+/// Texts, or the tokens of texts: one kind of them.
+fn inputs(given: TextOr<Input>) -> Result<(Vec<String>, Vec<TokenIds>), Failure> {
+    let given = match given {
+        TextOr::Text(text) => return Ok((vec![text], Vec::new())),
+        TextOr::Many(given) => given,
+    };
+    let (mut texts, mut tokens, mut alone) = (Vec::new(), Vec::new(), Vec::new());
+    for one in given {
+        match one {
+            Input::Text(text) => texts.push(text),
+            Input::Tokens(ids) => tokens.push(TokenIds { ids }),
+            Input::Token(id) => alone.push(id),
+        }
+    }
+    match (texts.is_empty(), tokens.is_empty(), alone.is_empty()) {
+        (_, true, true) | (true, false, true) => Ok((texts, tokens)),
+        (true, true, false) => Ok((texts, vec![TokenIds { ids: alone }])),
+        _ => Err(Failure::field("input", "must be texts, or tokens, and not both")),
+    }
 }
 
 /// How numbers are written.
@@ -42,17 +100,14 @@ const LARGE: &[&str] = &["input"];
 
 pub(super) fn parse(body: &[u8]) -> Result<Parsed, Failure> {
     let Body { model, input, dimensions, encoding_format } = read(body, LARGE)?;
-    let inputs = match input {
-        TextOr::Text(text) => vec![text],
-        TextOr::Many(texts) => texts,
-    };
+    let (inputs, tokens) = inputs(input)?;
     let encoding = match encoding_format.as_deref() {
         None | Some("float") => Encoding::Float,
         Some("base64") => Encoding::Base64,
         Some(_) => return Err(Failure::field("encoding_format", "must be float or base64")),
     };
     let model = Some(model).filter(|model| !model.is_empty());
-    Ok(Parsed { ask: Texts { model, inputs, dimensions }, encoding })
+    Ok(Parsed { ask: Texts { model, inputs, tokens, dimensions }, encoding })
 }
 
 pub(super) fn answer(embedded: Embedded, encoding: Encoding) -> Value {
@@ -83,7 +138,16 @@ mod tests {
             |body: &str| parse(body.as_bytes()).map(|parsed| parsed.ask.inputs).map_err(|failure| failure.message);
         assert_eq!(inputs(r#"{"input":"a"}"#).unwrap(), ["a"]);
         assert_eq!(inputs(r#"{"input":["a","b"]}"#).unwrap(), ["a", "b"]);
-        for bad in [r#"{"input":[1,2]}"#, r#"{"input":[["a"]]}"#, "{}", r#"{"input":"a","encoding_format":"hex"}"#] {
+        let tokens = |body: &str| parse(body.as_bytes()).map(|parsed| parsed.ask.tokens).unwrap_or_default();
+        assert_eq!(tokens(r#"{"input":[1,2]}"#), [TokenIds { ids: vec![1, 2] }]);
+        assert_eq!(tokens(r#"{"input":[[1],[2]]}"#).len(), 2);
+        for bad in [
+            r#"{"input":[1,"a"]}"#,
+            r#"{"input":[-1]}"#,
+            r#"{"input":[["a"]]}"#,
+            "{}",
+            r#"{"input":"a","encoding_format":"hex"}"#,
+        ] {
             assert!(inputs(bad).is_err(), "{bad}");
         }
     }

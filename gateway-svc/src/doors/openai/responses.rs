@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
-    ContentPart, Image, Message, Parameters, ResponseFormat, Role, ToolCall, ToolChoice, content_part, image,
+    ContentPart, Image, Message, Parameters, ResponseFormat, Role, Thought, ToolCall, ToolChoice, content_part, image,
     response_format, tool_choice,
 };
 use postern_proto::model::v1::ChatPrompt;
@@ -47,6 +47,10 @@ struct Body {
     #[serde(default)]
     reasoning: Option<WireReasoning>,
     #[serde(default)]
+    top_logprobs: Option<u32>,
+    #[serde(default, deserialize_with = "list")]
+    include: Vec<String>,
+    #[serde(default)]
     user: Option<String>,
     #[serde(default)]
     metadata: Option<BTreeMap<String, String>>,
@@ -79,6 +83,8 @@ struct Item {
     #[serde(default, deserialize_with = "list")]
     summary: Vec<Part>,
     #[serde(default)]
+    encrypted_content: Option<String>,
+    #[serde(default)]
     output: Option<TextOr<Part>>,
 }
 
@@ -99,6 +105,8 @@ struct Part {
 struct WireText {
     #[serde(default)]
     format: Option<WireFormat>,
+    #[serde(default)]
+    verbosity: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -123,18 +131,16 @@ struct WireReasoning {
 /// Pairs of metadata, as the API has it.
 const MAX_METADATA: usize = 16;
 /// What needs a memory, or an answer that cannot be brought back.
-const UNOFFERED: &[&str] = &["previous_response_id", "conversation", "background", "prompt", "top_logprobs"];
+const UNOFFERED: &[&str] = &["previous_response_id", "conversation", "background", "prompt"];
 /// What no answer depends on: there is no store, and hints to the vendor's own machines.
 const HINTS: &[&str] = &[
     "store",
-    "include",
     "truncation",
     "service_tier",
     "prompt_cache_key",
     "prompt_cache_retention",
     "safety_identifier",
     "stream_options",
-    "top_logprobs",
     "max_tool_calls",
     "client_metadata",
     "prompt_cache_options",
@@ -171,7 +177,16 @@ pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
     }
     let mut extra = body.extra;
     extra.retain(|name, _| !HINTS.contains(&name.as_str()));
+    // Said by either.
+    let wants_logprobs = body.include.iter().any(|included| included == "message.output_text.logprobs");
+    let top_logprobs = body.top_logprobs.filter(|top| *top > 0 || wants_logprobs).or(wants_logprobs.then_some(0));
+    let (format, verbosity) = body.text.map_or((None, None), |text| (text.format, text.verbosity));
+    if let Some(verbosity) = verbosity {
+        // Chats have it beside the other parameters.
+        extra.insert("verbosity".to_owned(), verbosity.into());
+    }
     let parameters = Parameters {
+        top_logprobs,
         max_tokens: body.max_output_tokens,
         temperature: body.temperature,
         top_p: body.top_p,
@@ -185,7 +200,7 @@ pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
         messages,
         tools,
         tool_choice: body.tool_choice.filter(|choice| !choice.is_null()).map(choice).transpose()?,
-        response_format: body.text.and_then(|text| text.format).map(format).transpose()?.flatten(),
+        response_format: format.map(demanded).transpose()?.flatten(),
     };
     let model = Some(body.model).filter(|model| !model.is_empty());
     let ask = Ask { model, task: Task::Chat(chat), parameters, session: None, warnings };
@@ -197,7 +212,7 @@ fn message(role: Role) -> Message {
 }
 
 fn text_part(text: String) -> ContentPart {
-    ContentPart { part: Some(content_part::Part::Text(text)) }
+    ContentPart { part: Some(content_part::Part::Text(text)), cache: None }
 }
 
 /// An item; calls in a row are one turn of the assistant, with what it said before them.
@@ -233,6 +248,7 @@ fn add_item(messages: &mut Vec<Message>, tools: &mut Vec<WireTool>, at: usize, i
                 id: item.call_id.ok_or_else(|| missing("call_id"))?,
                 name: item.namespace.map_or(name.clone(), |namespace| shown(&namespace, &name)),
                 arguments_json,
+                signature: String::new(),
             };
             match messages.last_mut() {
                 Some(turn) if turn.role == Role::Assistant as i32 => turn.tool_calls.push(call),
@@ -251,8 +267,19 @@ fn add_item(messages: &mut Vec<Message>, tools: &mut Vec<WireTool>, at: usize, i
                 _ => Vec::new(),
             };
             let reasoning = content.into_iter().chain(item.summary).map(thought).collect::<Vec<_>>().join("\n");
-            if !reasoning.is_empty() {
-                messages.push(Message { reasoning, ..message(Role::Assistant) });
+            let signature = item.encrypted_content.filter(|text| !text.is_empty());
+            let signed = signature.map(|signature| Thought { text: reasoning.clone(), signature });
+            match messages.last_mut() {
+                // More thoughts of a turn in which nothing was said yet.
+                Some(turn) if turn.role == Role::Assistant as i32 && is_unsaid(turn) => {
+                    turn.reasoning.push_str(&reasoning);
+                    turn.thoughts.extend(signed);
+                }
+                _ if reasoning.is_empty() && signed.is_none() => {}
+                _ => {
+                    let thoughts = signed.into_iter().collect();
+                    messages.push(Message { reasoning, thoughts, ..message(Role::Assistant) });
+                }
             }
         }
         "additional_tools" => tools.extend(item.tools),
@@ -271,6 +298,11 @@ fn add_item(messages: &mut Vec<Message>, tools: &mut Vec<WireTool>, at: usize, i
     Ok(())
 }
 
+/// Whether a turn is of thoughts alone.
+fn is_unsaid(turn: &Message) -> bool {
+    turn.content.is_empty() && turn.tool_calls.is_empty()
+}
+
 fn parts(at: usize, content: TextOr<Part>) -> Result<Vec<ContentPart>, Failure> {
     match content {
         TextOr::Text(text) => Ok(vec![text_part(text)]),
@@ -284,7 +316,7 @@ fn part(at: usize, wire: Part) -> Result<ContentPart, Failure> {
         ("input_image", _, Some(url)) => {
             let detail = wire.detail.unwrap_or_default();
             let image = Image { source: Some(image::Source::Url(url)), media_type: String::new(), detail };
-            Ok(ContentPart { part: Some(content_part::Part::Image(image)) })
+            Ok(ContentPart { part: Some(content_part::Part::Image(image)), cache: None })
         }
         (kind, ..) => {
             let shown: String = kind.chars().filter(|c| !c.is_control()).take(32).collect();
@@ -305,7 +337,7 @@ fn choice(wire: Value) -> Result<ToolChoice, Failure> {
     Ok(ToolChoice { choice: Some(choice) })
 }
 
-fn format(wire: WireFormat) -> Result<Option<ResponseFormat>, Failure> {
+fn demanded(wire: WireFormat) -> Result<Option<ResponseFormat>, Failure> {
     let format = match (wire.r#type.as_str(), wire.schema) {
         ("text", _) => return Ok(None),
         ("json_object", _) => response_format::Format::JsonObject(response_format::JsonObject {}),

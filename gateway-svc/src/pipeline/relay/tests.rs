@@ -67,6 +67,13 @@ impl ModelService for Scripted {
         Err(Status::unimplemented("not scripted"))
     }
 
+    async fn count_tokens(
+        &self,
+        _: tonic::Request<postern_proto::model::v1::CountTokensRequest>,
+    ) -> Result<tonic::Response<postern_proto::model::v1::CountTokensResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
     type StreamGenerateStream = Responses;
 
     async fn stream_generate(
@@ -106,7 +113,7 @@ fn start() -> Event {
 }
 
 fn text(text: &str) -> Event {
-    Event::Delta(Delta { choice_index: 0, delta: Some(delta::Delta::Text(text.to_owned())) })
+    Event::Delta(Delta { choice_index: 0, delta: Some(delta::Delta::Text(text.to_owned())), logprobs: Vec::new() })
 }
 
 fn end() -> Event {

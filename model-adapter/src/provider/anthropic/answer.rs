@@ -2,13 +2,14 @@
 
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
-    Completion, CompletionEvent, FinishReason, ToolCall, ToolCallFragment, Usage, UsageProvenance,
+    Completion, CompletionEvent, FinishReason, Thought, ToolCall, ToolCallFragment, Usage, UsageProvenance,
 };
 use serde_json::{Map, Value};
 
+use super::{REDACTED, SIGNER};
 use crate::decode::sse;
 use crate::provider::emit::{self, MAX_PARTS, TakeEvent, invalid, truncated};
-use crate::provider::error;
+use crate::provider::{error, say};
 
 fn finish_reason(text: &str) -> FinishReason {
     match text {
@@ -42,11 +43,24 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
     let content = message["content"].as_array().ok_or_else(|| invalid("no content"))?;
     let reason = message["stop_reason"].as_str().ok_or_else(truncated)?;
     let (mut said, mut thought, mut calls) = (String::new(), String::new(), Vec::new());
+    let mut thoughts = Vec::new();
     for block in content {
         match text(block, "type") {
             "text" => said.push_str(text(block, "text")),
-            "thinking" => thought.push_str(text(block, "thinking")),
+            "thinking" => {
+                thought.push_str(text(block, "thinking"));
+                let signature = text(block, "signature");
+                if !signature.is_empty() {
+                    let signature = say::signed_by(SIGNER, signature);
+                    thoughts.push(Thought { text: text(block, "thinking").to_owned(), signature });
+                }
+            }
+            "redacted_thinking" => {
+                let signature = say::signed_by(REDACTED, text(block, "data"));
+                thoughts.push(Thought { text: String::new(), signature });
+            }
             "tool_use" => calls.push(ToolCall {
+                signature: String::new(),
                 id: text(block, "id").to_owned(),
                 name: text(block, "name").to_owned(),
                 arguments_json: arguments(&block["input"]),
@@ -57,7 +71,7 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
     }
     let mut usage = Usage::default();
     take_usage(&mut usage, &message["usage"]);
-    Ok(emit::whole((said, thought), calls, finish_reason(reason), Some(usage)))
+    Ok(emit::with_thoughts(emit::whole((said, thought), calls, finish_reason(reason), Some(usage)), thoughts))
 }
 
 fn arguments(input: &Value) -> String {
@@ -69,8 +83,10 @@ fn arguments(input: &Value) -> String {
 
 /// A block that is coming.
 enum Block {
-    /// Text and thinking, and what is passed over.
+    /// Text, and what is passed over.
     Plain,
+    /// Thinking, and what has come of its signature.
+    Thinking { signature: String },
     /// A tool call: its place among the calls, what it began with, and whether more has come.
     Tool { index: u32, input: Map<String, Value>, has_more: bool },
 }
@@ -139,15 +155,25 @@ impl Events {
                 let index = self.calls;
                 self.calls += 1;
                 let (id, name) = (text(block, "id").to_owned(), text(block, "name").to_owned());
-                emit::tool_call(out, 0, ToolCallFragment { index, id, name, arguments_json: String::new() });
+                emit::tool_call(
+                    out,
+                    0,
+                    ToolCallFragment { index, id, name, arguments_json: String::new(), ..ToolCallFragment::default() },
+                );
                 let input = block["input"].as_object().cloned().unwrap_or_default();
                 Block::Tool { index, input, has_more: false }
+            }
+            "thinking" => {
+                emit::reasoning(out, 0, text(block, "thinking"));
+                Block::Thinking { signature: text(block, "signature").to_owned() }
+            }
+            "redacted_thinking" => {
+                emit::signature(out, 0, say::signed_by(REDACTED, text(block, "data")));
+                Block::Plain
             }
             kind => {
                 if kind == "text" {
                     emit::text(out, 0, text(block, "text"));
-                } else if kind == "thinking" {
-                    emit::reasoning(out, 0, text(block, "thinking"));
                 }
                 Block::Plain
             }
@@ -175,17 +201,28 @@ impl Events {
                     emit::tool_call(out, 0, fragment);
                 }
             }
-            // Signatures, citations, and deltas of later versions.
+            "signature_delta" => {
+                if let Some(Block::Thinking { signature }) = self.block(said)? {
+                    signature.push_str(text(delta, "signature"));
+                }
+            }
+            // Citations, and deltas of later versions.
             _ => {}
         }
         Ok(())
     }
 
-    /// A call whose arguments came whole with its begin, or that has none, gets them now.
+    /// A call whose arguments came whole with its begin, or that has none, gets them now; a thought its signature.
     fn stop(&mut self, said: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
-        if let Some(Block::Tool { index, input, has_more: false }) = self.block(said)?.take() {
-            let arguments_json = Value::Object(input).to_string();
-            emit::tool_call(out, 0, ToolCallFragment { index, arguments_json, ..ToolCallFragment::default() });
+        match self.block(said)?.take() {
+            Some(Block::Tool { index, input, has_more: false }) => {
+                let arguments_json = Value::Object(input).to_string();
+                emit::tool_call(out, 0, ToolCallFragment { index, arguments_json, ..ToolCallFragment::default() });
+            }
+            Some(Block::Thinking { signature }) if !signature.is_empty() => {
+                emit::signature(out, 0, say::signed_by(SIGNER, &signature));
+            }
+            _ => {}
         }
         Ok(())
     }

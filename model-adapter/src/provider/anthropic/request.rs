@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
-    ContentPart, Message, Parameters, Role, Tool, ToolChoice, content_part, tool_choice,
+    CacheMark, ContentPart, Message, Parameters, Role, Thought, Tool, ToolChoice, content_part, tool_choice,
 };
 use postern_proto::model::v1::{ChatPrompt, Generation, generation};
 use serde_json::{Map, Value, json};
 
+use super::{REDACTED, SIGNER};
 use crate::provider::Target;
 use crate::provider::say::{self, Dropped, Picture};
 
@@ -15,6 +16,17 @@ use crate::provider::say::{self, Dropped, Picture};
 const DEFAULT_MAX_TOKENS: u32 = 4096;
 /// What a model may spend on thinking, by the effort that is asked for.
 const BUDGETS: [(&str, u32); 3] = [("low", 2048), ("medium", 8192), ("high", 16_384)];
+
+/// What is counted of a request (<https://docs.anthropic.com/en/api/messages-count-tokens>).
+const COUNTED: [&str; 6] = ["model", "messages", "system", "tools", "tool_choice", "thinking"];
+
+/// The body that asks how many tokens a prompt has.
+pub(super) fn body_to_count(target: &Target<'_>, generation: &Generation) -> Result<Bytes, Failure> {
+    let (bytes, _) = body(target, generation, false)?;
+    let mut asked: Map<String, Value> = serde_json::from_slice(&bytes).map_err(Failure::internal)?;
+    asked.retain(|name, _| COUNTED.contains(&name.as_str()));
+    Ok(serde_json::to_vec(&asked).map_err(Failure::internal)?.into())
+}
 
 /// Efforts that newer models know.
 const EFFORTS: [&str; 5] = ["low", "medium", "high", "xhigh", "max"];
@@ -36,8 +48,8 @@ pub(super) fn body(
     }
     body.insert("model".to_owned(), target.identifier.into());
     let (system, messages) = conversation(messages)?;
-    if !system.is_empty() {
-        body.insert("system".to_owned(), system.into());
+    if let Some(system) = instructions(system) {
+        body.insert("system".to_owned(), system);
     }
     body.insert("messages".to_owned(), messages.into());
     if stream {
@@ -50,21 +62,62 @@ pub(super) fn body(
     if let Some(choice) = choice(tool_choice.as_ref().filter(|_| !tools.is_empty()), &parameters, !tools.is_empty()) {
         body.insert("tool_choice".to_owned(), choice);
     }
-    let called = chat.messages.iter().any(|message| !message.tool_calls.is_empty());
-    let is_amid_tools = called || body.get("tool_choice").is_some_and(|choice| choice["type"] != "auto");
+    let is_amid_tools = chat.messages.iter().any(has_unthought_calls)
+        || body.get("tool_choice").is_some_and(|choice| choice["type"] != "auto");
     let is_adaptive = target.capabilities.adaptive_thinking();
     add_parameters(&mut body, &parameters, &mut dropped, (is_amid_tools, is_adaptive))?;
     let bytes = serde_json::to_vec(&body).map_err(Failure::internal)?;
     Ok((bytes.into(), dropped.warnings))
 }
 
+/// Whether calls stand without the thoughts that went with them, which the server would ask for if it were to think.
+fn has_unthought_calls(message: &Message) -> bool {
+    let is_own = |thought: &Thought| own_block(thought).is_some();
+    !message.tool_calls.is_empty() && !message.thoughts.iter().any(is_own)
+}
+
+/// Instructions as one text, or in pieces where one of them has a mark.
+fn instructions(pieces: Vec<Value>) -> Option<Value> {
+    if pieces.is_empty() || pieces.iter().any(|piece| piece.get("cache_control").is_some()) {
+        return (!pieces.is_empty()).then(|| pieces.into());
+    }
+    let texts: Vec<_> = pieces.iter().filter_map(|piece| piece["text"].as_str()).collect();
+    Some(texts.join("\n\n").into())
+}
+
+/// The mark of what the server shall keep (<https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching>).
+fn marked(mut block: Value, cache: Option<&CacheMark>) -> Value {
+    if let Some(CacheMark { ttl }) = cache {
+        block["cache_control"] = json!({ "type": "ephemeral" });
+        if !ttl.is_empty() {
+            block["cache_control"]["ttl"] = ttl.as_str().into();
+        }
+    }
+    block
+}
+
+/// A thought as the server wrote it; `None` for another server's.
+fn own_block(thought: &Thought) -> Option<Value> {
+    let Thought { text, signature } = thought;
+    match say::own_signature(REDACTED, signature) {
+        Some(data) => Some(json!({ "type": "redacted_thinking", "data": data })),
+        None => {
+            let signature = say::own_signature(SIGNER, signature)?;
+            Some(json!({ "type": "thinking", "thinking": text, "signature": signature }))
+        }
+    }
+}
+
 /// The system's words, and turns of user and assistant alternating: what comes in a row from one side is one turn.
-fn conversation(messages: &[Message]) -> Result<(String, Vec<Value>), Failure> {
-    let (mut system, mut turns): (Vec<String>, Vec<(&str, Vec<Value>)>) = (Vec::new(), Vec::new());
+fn conversation(messages: &[Message]) -> Result<(Vec<Value>, Vec<Value>), Failure> {
+    let (mut system, mut turns): (Vec<Value>, Vec<(&str, Vec<Value>)>) = (Vec::new(), Vec::new());
     for message in messages {
         let (side, blocks) = match say::role(message)? {
             Role::System => {
-                system.push(say::text_of(&message.content, "a system message")?);
+                say::text_of(&message.content, "a system message")?;
+                let mut pieces = blocks(&message.content)?;
+                pieces.retain(|piece| piece["text"] != "");
+                system.extend(pieces);
                 continue;
             }
             Role::Assistant => ("assistant", assistant(message)?),
@@ -81,7 +134,7 @@ fn conversation(messages: &[Message]) -> Result<(String, Vec<Value>), Failure> {
         }
     }
     let turn = |(role, content): (&str, Vec<Value>)| json!({ "role": role, "content": content });
-    Ok((system.join("\n\n"), turns.into_iter().map(turn).collect()))
+    Ok((system, turns.into_iter().map(turn).collect()))
 }
 
 fn blocks(parts: &[ContentPart]) -> Result<Vec<Value>, Failure> {
@@ -96,13 +149,19 @@ fn blocks(parts: &[ContentPart]) -> Result<Vec<Value>, Failure> {
         }
         None => Err(Failure::field("messages.content", "has an empty part")),
     };
-    parts.iter().map(block).collect()
+    parts.iter().map(|part| Ok(marked(block(part)?, part.cache.as_ref()))).collect()
 }
 
 fn assistant(message: &Message) -> Result<Vec<Value>, Failure> {
-    let mut content = blocks(&message.content)?;
+    let mut said = blocks(&message.content)?;
     // An empty text, which goes with tool calls elsewhere, is refused here.
-    content.retain(|block| block["text"].as_str().is_none_or(|text| !text.trim().is_empty()));
+    said.retain(|block| block["text"].as_str().is_none_or(|text| !text.trim().is_empty()));
+    // Thoughts come first, and alone they are no turn.
+    let mut content: Vec<_> = message.thoughts.iter().filter_map(own_block).collect();
+    if said.is_empty() && message.tool_calls.is_empty() {
+        return Ok(Vec::new());
+    }
+    content.extend(said);
     for call in &message.tool_calls {
         let input = say::json_object("messages.tool_calls.arguments_json", &call.arguments_json)?;
         content.push(json!({ "type": "tool_use", "id": call.id, "name": call.name, "input": input }));
@@ -114,19 +173,22 @@ fn tool_result(message: &Message) -> Result<Value, Failure> {
     if message.tool_call_id.is_empty() {
         return Err(Failure::field("messages.tool_call_id", "is missing"));
     }
-    let content = blocks(&message.content)?;
-    Ok(json!({ "type": "tool_result", "tool_use_id": message.tool_call_id, "content": content }))
+    // A mark is the result's own.
+    let mark = message.content.iter().rev().find_map(|part| part.cache.as_ref());
+    let bare: Vec<_> = message.content.iter().map(|part| ContentPart { cache: None, ..part.clone() }).collect();
+    let result = json!({ "type": "tool_result", "tool_use_id": message.tool_call_id, "content": blocks(&bare)? });
+    Ok(marked(result, mark))
 }
 
 fn tool(tool: &Tool) -> Result<Value, Failure> {
-    let Tool { name, description, parameters_json, strict: _ } = tool;
+    let Tool { name, description, parameters_json, strict: _, cache } = tool;
     let mut schema = say::json_object("tools.parameters_json", parameters_json)?;
     schema.entry("type").or_insert_with(|| "object".into());
     let mut value = json!({ "name": name, "input_schema": schema });
     if !description.is_empty() {
         value["description"] = description.as_str().into();
     }
-    Ok(value)
+    Ok(marked(value, cache.as_ref()))
 }
 
 fn choice(choice: Option<&ToolChoice>, parameters: &Parameters, has_tools: bool) -> Option<Value> {
@@ -165,11 +227,13 @@ fn add_parameters(
         user,
         parallel_tool_calls: _,
         reasoning_effort,
+        top_logprobs,
         extra_json: _,
     } = parameters;
     dropped.one_choice(parameters)?;
     dropped.extra(parameters)?;
     dropped.parameter("seed", seed.is_some());
+    dropped.parameter("top_logprobs", top_logprobs.is_some());
     if temperature.is_some() && top_p.is_some() {
         dropped.warnings.push("`top_p` was dropped: the provider anthropic takes `temperature` or `top_p`".to_owned());
     }

@@ -2,15 +2,16 @@
 //! come and its `metadata`, or the end of the body.
 
 use postern_proto::completion::v1::{
-    Completion, CompletionEvent, FinishReason, ToolCall, ToolCallFragment, Usage, UsageProvenance,
+    Completion, CompletionEvent, FinishReason, Thought, ToolCall, ToolCallFragment, Usage, UsageProvenance,
 };
 use postern_proto::{Blame, Failure, Reason};
 use serde_json::Value;
 
+use super::{REDACTED, SIGNER};
 use crate::decode::event_stream::{self, Message};
 use crate::provider::StreamDecoder;
 use crate::provider::emit::{self, MAX_PARTS, invalid, truncated};
-use crate::provider::error;
+use crate::provider::{error, say};
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_default()
@@ -46,18 +47,27 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
     let content = answer["output"]["message"]["content"].as_array().ok_or_else(|| invalid("no message"))?;
     let reason = answer["stopReason"].as_str().ok_or_else(truncated)?;
     let (mut said, mut thought, mut calls) = (String::new(), String::new(), Vec::new());
+    let mut thoughts = Vec::new();
     for block in content {
         said.push_str(text(block, "text"));
-        thought.push_str(text(&block["reasoningContent"]["reasoningText"], "text"));
+        let (reasoning, hidden) =
+            (&block["reasoningContent"]["reasoningText"], text(&block["reasoningContent"], "redactedContent"));
+        thought.push_str(text(reasoning, "text"));
+        if !hidden.is_empty() {
+            thoughts.push(Thought { text: String::new(), signature: say::signed_by(REDACTED, hidden) });
+        } else if !text(reasoning, "signature").is_empty() {
+            let signature = say::signed_by(SIGNER, text(reasoning, "signature"));
+            thoughts.push(Thought { text: text(reasoning, "text").to_owned(), signature });
+        }
         let call = &block["toolUse"];
         if call.is_object() {
             let arguments_json = if call["input"].is_null() { "{}".to_owned() } else { call["input"].to_string() };
             let (id, name) = (text(call, "toolUseId").to_owned(), text(call, "name").to_owned());
-            calls.push(ToolCall { id, name, arguments_json });
+            calls.push(ToolCall { id, name, arguments_json, signature: String::new() });
         }
     }
     let reason = ended(finish_reason(reason), !calls.is_empty());
-    Ok(emit::whole((said, thought), calls, reason, usage(&answer["usage"])))
+    Ok(emit::with_thoughts(emit::whole((said, thought), calls, reason, usage(&answer["usage"])), thoughts))
 }
 
 /// What has come so far.
@@ -176,7 +186,11 @@ impl Messages {
             self.calls += 1;
             *self.block(said)? = Some((index, false));
             let (id, name) = (text(call, "toolUseId").to_owned(), text(call, "name").to_owned());
-            emit::tool_call(out, 0, ToolCallFragment { index, id, name, arguments_json: String::new() });
+            emit::tool_call(
+                out,
+                0,
+                ToolCallFragment { index, id, name, arguments_json: String::new(), ..ToolCallFragment::default() },
+            );
         }
         Ok(())
     }
@@ -184,7 +198,14 @@ impl Messages {
     fn more(&mut self, said: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
         let delta = &said["delta"];
         emit::text(out, 0, text(delta, "text"));
-        emit::reasoning(out, 0, text(&delta["reasoningContent"], "text"));
+        let thought = &delta["reasoningContent"];
+        emit::reasoning(out, 0, text(thought, "text"));
+        for (signer, signature) in [(SIGNER, text(thought, "signature")), (REDACTED, text(thought, "redactedContent"))]
+        {
+            if !signature.is_empty() {
+                emit::signature(out, 0, say::signed_by(signer, signature));
+            }
+        }
         let input = text(&delta["toolUse"], "input");
         if !input.is_empty()
             && let Some((index, has_more)) = self.block(said)?

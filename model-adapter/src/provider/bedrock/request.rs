@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
-    ContentPart, Message, Parameters, Role, Tool, ToolChoice, content_part, tool_choice,
+    CacheMark, ContentPart, Message, Parameters, Role, Thought, Tool, ToolChoice, content_part, tool_choice,
 };
 use postern_proto::model::v1::{ChatPrompt, Generation, generation};
 use serde_json::{Map, Value, json};
 
+use super::{REDACTED, SIGNER};
 use crate::provider::say::{self, Dropped, Picture};
 
 pub(super) fn body(generation: &Generation) -> Result<(Bytes, Vec<String>), Failure> {
@@ -28,7 +29,7 @@ pub(super) fn body(generation: &Generation) -> Result<(Bytes, Vec<String>), Fail
     }
     let (system, messages) = conversation(messages)?;
     if !system.is_empty() {
-        body.insert("system".to_owned(), json!([{ "text": system }]));
+        body.insert("system".to_owned(), system.into());
     }
     body.insert("messages".to_owned(), messages.into());
     // A choice of no tools is none that is offered.
@@ -37,7 +38,12 @@ pub(super) fn body(generation: &Generation) -> Result<(Bytes, Vec<String>), Fail
     // But a conversation in which tools were called must say which they were.
     let called = chat.messages.iter().any(|message| !message.tool_calls.is_empty());
     if !tools.is_empty() && (!none || called) {
-        let mut config = json!({ "tools": tools.iter().map(tool).collect::<Result<Vec<_>, _>>()? });
+        let mut offered = Vec::new();
+        for one in tools {
+            offered.push(tool(one)?);
+            offered.extend(one.cache.as_ref().map(cache_point));
+        }
+        let mut config = json!({ "tools": offered });
         if let Some(choice) = tool_choice.as_ref().filter(|_| !none).and_then(choice) {
             config["toolChoice"] = choice;
         }
@@ -52,17 +58,33 @@ pub(super) fn body(generation: &Generation) -> Result<(Bytes, Vec<String>), Fail
     Ok((bytes.into(), dropped.warnings))
 }
 
-fn conversation(messages: &[Message]) -> Result<(String, Vec<Value>), Failure> {
-    let (mut system, mut turns): (Vec<String>, Vec<(&str, Vec<Value>)>) = (Vec::new(), Vec::new());
+/// The body that asks how many tokens a prompt has.
+pub(super) fn body_to_count(generation: &Generation) -> Result<Bytes, Failure> {
+    let (bytes, _) = body(generation)?;
+    let mut asked: Map<String, Value> = serde_json::from_slice(&bytes).map_err(Failure::internal)?;
+    asked.retain(|name, _| matches!(name.as_str(), "messages" | "system" | "toolConfig"));
+    let asked = json!({ "input": { "converse": asked } });
+    Ok(serde_json::to_vec(&asked).map_err(Failure::internal)?.into())
+}
+
+fn conversation(messages: &[Message]) -> Result<(Vec<Value>, Vec<Value>), Failure> {
+    let (mut system, mut turns): (Vec<Value>, Vec<(&str, Vec<Value>)>) = (Vec::new(), Vec::new());
     for message in messages {
         let (side, blocks) = match say::role(message)? {
             Role::System => {
-                system.push(say::text_of(&message.content, "a system message")?);
+                say::text_of(&message.content, "a system message")?;
+                let mut pieces = blocks(&message.content)?;
+                pieces.retain(|piece| piece["text"] != "");
+                system.extend(pieces);
                 continue;
             }
             Role::Assistant => {
-                let mut all = blocks(&message.content)?;
-                all.retain(|block| block["text"].as_str().is_none_or(|text| !text.trim().is_empty()));
+                let mut said = blocks(&message.content)?;
+                said.retain(|block| block["text"].as_str().is_none_or(|text| !text.trim().is_empty()));
+                // Thoughts alone are no turn.
+                let is_turn = !said.is_empty() || !message.tool_calls.is_empty();
+                let thoughts = message.thoughts.iter().filter(|_| is_turn).filter_map(own_block);
+                let mut all: Vec<_> = thoughts.chain(said).collect();
                 for call in &message.tool_calls {
                     let input = say::json_object("messages.tool_calls.arguments_json", &call.arguments_json)?;
                     all.push(json!({ "toolUse": { "toolUseId": call.id, "name": call.name, "input": input } }));
@@ -70,9 +92,13 @@ fn conversation(messages: &[Message]) -> Result<(String, Vec<Value>), Failure> {
                 ("assistant", all)
             }
             Role::Tool => {
-                let content = blocks(&message.content)?;
+                let (content, points): (Vec<_>, Vec<_>) =
+                    blocks(&message.content)?.into_iter().partition(|block| block.get("cachePoint").is_none());
                 let result = json!({ "toolUseId": message.tool_call_id, "content": content });
-                ("user", vec![json!({ "toolResult": result })])
+                // A mark stands beside the result and not within.
+                let mut all = vec![json!({ "toolResult": result })];
+                all.extend(points.into_iter().next());
+                ("user", all)
             }
             Role::User | Role::Unspecified => ("user", blocks(&message.content)?),
         };
@@ -86,7 +112,26 @@ fn conversation(messages: &[Message]) -> Result<(String, Vec<Value>), Failure> {
         }
     }
     let turn = |(role, content): (&str, Vec<Value>)| json!({ "role": role, "content": content });
-    Ok((system.join("\n\n"), turns.into_iter().map(turn).collect()))
+    Ok((system, turns.into_iter().map(turn).collect()))
+}
+
+/// A thought as the server wrote it; `None` for another server's.
+fn own_block(thought: &Thought) -> Option<Value> {
+    let Thought { text, signature } = thought;
+    let content = match say::own_signature(REDACTED, signature) {
+        Some(data) => json!({ "redactedContent": data }),
+        None => json!({ "reasoningText": { "text": text, "signature": say::own_signature(SIGNER, signature)? } }),
+    };
+    Some(json!({ "reasoningContent": content }))
+}
+
+/// The mark of what the server shall keep (<https://docs.aws.amazon.com/bedrock/latest/userguide/prompt-caching.html>).
+fn cache_point(cache: &CacheMark) -> Value {
+    let mut point = json!({ "type": "default" });
+    if !cache.ttl.is_empty() {
+        point["ttl"] = cache.ttl.as_str().into();
+    }
+    json!({ "cachePoint": point })
 }
 
 fn blocks(parts: &[ContentPart]) -> Result<Vec<Value>, Failure> {
@@ -103,11 +148,16 @@ fn blocks(parts: &[ContentPart]) -> Result<Vec<Value>, Failure> {
         },
         None => Err(Failure::field("messages.content", "has an empty part")),
     };
-    parts.iter().map(block).collect()
+    let mut blocks = Vec::new();
+    for part in parts {
+        blocks.push(block(part)?);
+        blocks.extend(part.cache.as_ref().map(cache_point));
+    }
+    Ok(blocks)
 }
 
 fn tool(tool: &Tool) -> Result<Value, Failure> {
-    let Tool { name, description, parameters_json, strict: _ } = tool;
+    let Tool { name, description, parameters_json, strict: _, cache: _ } = tool;
     let mut schema = say::json_object("tools.parameters_json", parameters_json)?;
     schema.entry("type").or_insert_with(|| "object".into());
     let mut spec = json!({ "name": name, "inputSchema": { "json": schema } });
@@ -139,12 +189,14 @@ fn inference(parameters: &Parameters, dropped: &mut Dropped<'_>) -> Result<Map<S
         user,
         parallel_tool_calls,
         reasoning_effort,
+        top_logprobs,
         extra_json: _,
     } = parameters;
     dropped.one_choice(parameters)?;
     dropped.extra(parameters)?;
     for (name, is_set) in [
         ("top_k", top_k.is_some()),
+        ("top_logprobs", top_logprobs.is_some()),
         ("seed", seed.is_some()),
         ("presence_penalty", presence_penalty.is_some()),
         ("frequency_penalty", frequency_penalty.is_some()),

@@ -48,6 +48,7 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
             id: emit::call_id(),
             name: text(call, "name").to_owned(),
             arguments_json: call["parameters"].to_string(),
+            signature: String::new(),
         };
         let calls: Vec<_> = answer["tool_calls"].as_array().into_iter().flatten().map(call).collect();
         let reason = match answer["finish_reason"].as_str().map(finish_reason).unwrap_or(Ok(FinishReason::Stop))? {
@@ -69,6 +70,7 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
         id: text(call, "id").to_owned(),
         name: text(&call["function"], "name").to_owned(),
         arguments_json: arguments(text(&call["function"], "arguments")).to_owned(),
+        signature: String::new(),
     };
     let calls = message["tool_calls"].as_array().into_iter().flatten().map(call).collect();
     Ok(emit::whole((said, thought), calls, finish_reason(reason)?, usage(&answer["usage"])))
@@ -98,6 +100,7 @@ impl Events {
             id: id.to_owned(),
             name: name.to_owned(),
             arguments_json: arguments.to_owned(),
+            signature: String::new(),
         }
     }
 }

@@ -84,7 +84,7 @@ fn message(message: &Message) -> Result<Value, Failure> {
 }
 
 fn tool(tool: &Tool) -> Result<Value, Failure> {
-    let Tool { name, description, parameters_json, strict: _ } = tool;
+    let Tool { name, description, parameters_json, strict: _, cache: _ } = tool;
     let mut parameters = say::json_object("tools.parameters_json", parameters_json)?;
     parameters.entry("type").or_insert_with(|| "object".into());
     let function = json!({ "name": name, "description": description, "parameters": parameters });
@@ -121,11 +121,13 @@ fn add_parameters(
         user,
         parallel_tool_calls,
         reasoning_effort,
+        top_logprobs,
         extra_json: _,
     } = parameters;
     dropped.one_choice(parameters)?;
     dropped.extra(parameters)?;
     dropped.parameter("user", user.is_some());
+    dropped.parameter("top_logprobs", top_logprobs.is_some());
     dropped.parameter("parallel_tool_calls", parallel_tool_calls.is_some());
     dropped.parameter("reasoning_effort", reasoning_effort.is_some());
     let mut add = |name: &str, value: Option<Value>| value.map(|value| body.insert(name.to_owned(), value));

@@ -7,10 +7,11 @@ use postern_proto::completion::v1::{
 };
 use serde_json::Value;
 
+use super::SIGNER;
 use crate::decode::sse;
 use crate::provider::StreamDecoder;
 use crate::provider::emit::{self, EventStream, TakeEvent, invalid, truncated};
-use crate::provider::error;
+use crate::provider::{error, logprobs, say};
 
 fn finish_reason(text: &str) -> FinishReason {
     match text {
@@ -71,6 +72,8 @@ impl Responses {
         for part in candidate["content"]["parts"].as_array().into_iter().flatten() {
             self.part(part, out);
         }
+        // They are of all the text that came with them.
+        emit::likely_text(out, 0, "", logprobs::of_gemini(&candidate["logprobsResult"]));
         if let Some(reason) = candidate["finishReason"].as_str() {
             self.reason = Some(finish_reason(reason));
         }
@@ -91,7 +94,9 @@ impl Responses {
             // Calls have ids in some versions only; results find their call by it.
             let id = call["id"].as_str().map_or_else(emit::call_id, str::to_owned);
             let arguments_json = if call["args"].is_null() { "{}".to_owned() } else { call["args"].to_string() };
-            emit::tool_call(out, 0, ToolCallFragment { index, id, name: name.to_owned(), arguments_json });
+            let signature = part["thoughtSignature"].as_str().map(|signature| say::signed_by(SIGNER, signature));
+            let (name, signature) = (name.to_owned(), signature.unwrap_or_default());
+            emit::tool_call(out, 0, ToolCallFragment { index, id, name, arguments_json, signature });
         }
     }
 }
@@ -171,17 +176,21 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
     }
     let reason = responses.ended().ok_or_else(|| invalid("neither a candidate that ended nor a blocked prompt"))?;
     let (mut text, mut reasoning, mut calls) = (String::new(), String::new(), Vec::new());
+    let mut logprobs = Vec::new();
     for event in out {
         use postern_proto::completion::v1::{completion_event::Event, delta};
         let Some(Event::Delta(delta)) = event.event else { continue };
+        logprobs.extend(delta.logprobs);
         match delta.delta {
             Some(delta::Delta::Text(piece)) => text.push_str(&piece),
             Some(delta::Delta::Reasoning(piece)) => reasoning.push_str(&piece),
-            Some(delta::Delta::ToolCall(ToolCallFragment { id, name, arguments_json, .. })) => {
-                calls.push(ToolCall { id, name, arguments_json });
+            Some(delta::Delta::ToolCall(ToolCallFragment { index: _, id, name, arguments_json, signature })) => {
+                calls.push(ToolCall { id, name, arguments_json, signature });
             }
-            None => {}
+            Some(delta::Delta::ReasoningSignature(_)) | None => {}
         }
     }
-    Ok(emit::whole((text, reasoning), calls, reason, responses.usage))
+    let mut whole = emit::whole((text, reasoning), calls, reason, responses.usage);
+    whole.choices.iter_mut().for_each(|choice| choice.logprobs = std::mem::take(&mut logprobs));
+    Ok(whole)
 }

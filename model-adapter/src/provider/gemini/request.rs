@@ -11,6 +11,7 @@ use postern_proto::completion::v1::{
 use postern_proto::model::v1::{ChatPrompt, Generation, generation};
 use serde_json::{Map, Value, json};
 
+use super::SIGNER;
 use crate::provider::say::{self, Dropped, Picture};
 
 /// What a model may spend on thinking, by the effort that is asked for.
@@ -50,6 +51,19 @@ pub(super) fn body(identifier: &str, generation: &Generation) -> Result<(Bytes, 
     Ok((bytes.into(), dropped.warnings))
 }
 
+/// The body that asks how many tokens a prompt has (<https://ai.google.dev/api/tokens>).
+pub(super) fn body_to_count(identifier: &str, generation: &Generation, on_vertex: bool) -> Result<Bytes, Failure> {
+    let (bytes, _) = body(identifier, generation)?;
+    let mut asked: Map<String, Value> = serde_json::from_slice(&bytes).map_err(Failure::internal)?;
+    asked.retain(|name, _| matches!(name.as_str(), "contents" | "systemInstruction" | "tools"));
+    let mut asked = Value::Object(asked);
+    if !on_vertex {
+        asked["model"] = format!("models/{identifier}").into();
+        asked = json!({ "generateContentRequest": asked });
+    }
+    Ok(serde_json::to_vec(&asked).map_err(Failure::internal)?.into())
+}
+
 fn conversation(messages: &[Message]) -> Result<(String, Vec<Value>), Failure> {
     let (mut system, mut turns): (Vec<String>, Vec<(&str, Vec<Value>)>) = (Vec::new(), Vec::new());
     // A result names the function here, not the call.
@@ -66,7 +80,11 @@ fn conversation(messages: &[Message]) -> Result<(String, Vec<Value>), Failure> {
                 for call in &message.tool_calls {
                     names.insert(call.id.clone(), call.name.clone());
                     let args = say::json_object("messages.tool_calls.arguments_json", &call.arguments_json)?;
-                    all.push(json!({ "functionCall": { "name": call.name, "args": args } }));
+                    let mut part = json!({ "functionCall": { "name": call.name, "args": args } });
+                    if let Some(signature) = say::own_signature(SIGNER, &call.signature) {
+                        part["thoughtSignature"] = signature.into();
+                    }
+                    all.push(part);
                 }
                 ("model", all)
             }
@@ -97,12 +115,15 @@ fn conversation(messages: &[Message]) -> Result<(String, Vec<Value>), Failure> {
     Ok((system.join("\n\n"), turns.into_iter().map(turn).collect()))
 }
 
-/// Gemini 3 wants the signature of the thought before a turn's first call; nobody has kept it, and this says so
+/// Gemini 3 wants the signature of the thought before a turn's first call; where nobody has kept it, this says so
 /// (<https://ai.google.dev/gemini-api/docs/thought-signatures>).
 fn unsigned(turn: &mut Value) {
     let parts = turn["parts"].as_array_mut().into_iter().flatten();
     if let Some(part) = parts.into_iter().find(|part| part.get("functionCall").is_some()) {
-        part["thoughtSignature"] = "skip_thought_signature_validator".into();
+        let part = part.as_object_mut().into_iter();
+        part.for_each(|part| {
+            part.entry("thoughtSignature").or_insert_with(|| "skip_thought_signature_validator".into());
+        });
     }
 }
 
@@ -121,7 +142,7 @@ fn parts(content: &[ContentPart]) -> Result<Vec<Value>, Failure> {
 }
 
 fn declaration(tool: &Tool) -> Result<Value, Failure> {
-    let Tool { name, description, parameters_json, strict: _ } = tool;
+    let Tool { name, description, parameters_json, strict: _, cache: _ } = tool;
     let mut value = json!({ "name": name });
     if !description.is_empty() {
         value["description"] = description.as_str().into();
@@ -166,13 +187,20 @@ fn parameters_of(parameters: &Parameters, dropped: &mut Dropped<'_>) -> Result<M
         user,
         parallel_tool_calls,
         reasoning_effort,
+        top_logprobs,
         extra_json: _,
     } = parameters;
     dropped.one_choice(parameters)?;
     dropped.extra(parameters)?;
     dropped.parameter("user", user.is_some());
-    dropped.parameter("parallel_tool_calls", parallel_tool_calls.is_some());
     let mut config = Map::new();
+    if let Some(top) = top_logprobs {
+        config.insert("responseLogprobs".to_owned(), true.into());
+        if *top > 0 {
+            config.insert("logprobs".to_owned(), (*top).into());
+        }
+    }
+    dropped.parameter("parallel_tool_calls", parallel_tool_calls.is_some());
     let mut add = |name: &str, value: Option<Value>| value.map(|value| config.insert(name.to_owned(), value));
     add("maxOutputTokens", max_tokens.map(Value::from));
     add("temperature", temperature.map(Value::from));

@@ -2,14 +2,14 @@
 
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
-    Completion, CompletionEvent, FinishReason, ToolCall, ToolCallFragment, Usage, UsageProvenance,
+    Completion, CompletionEvent, FinishReason, TokenLogprob, ToolCall, ToolCallFragment, Usage, UsageProvenance,
 };
 use serde_json::Value;
 
 use crate::decode::lines;
 use crate::provider::StreamDecoder;
 use crate::provider::emit::{self, fault, invalid, truncated};
-use crate::provider::error;
+use crate::provider::{error, logprobs};
 
 fn finish_reason(line: &Value, has_calls: bool) -> FinishReason {
     match line["done_reason"].as_str() {
@@ -52,10 +52,16 @@ fn content(line: &Value) -> (&str, &str, Vec<ToolCall>) {
             object => object.to_string(),
         };
         let id = call["id"].as_str().unwrap_or_default().to_owned();
-        ToolCall { id, name: function["name"].as_str().unwrap_or_default().to_owned(), arguments_json }
+        let name = function["name"].as_str().unwrap_or_default().to_owned();
+        ToolCall { id, name, arguments_json, signature: String::new() }
     };
     let calls = message["tool_calls"].as_array().into_iter().flatten().map(call).collect();
     (said, text("thinking"), calls)
+}
+
+/// How likely the tokens of a line were.
+fn likely(line: &Value) -> Vec<TokenLogprob> {
+    line["logprobs"].as_array().map(|tokens| logprobs::listed(tokens)).unwrap_or_default()
 }
 
 /// Gives a call an id where the server gave none: results find their call by it.
@@ -107,12 +113,16 @@ impl Lines {
         let line = parsed(line)?;
         let (text, thought, calls) = content(&line);
         emit::reasoning(out, 0, thought);
-        emit::text(out, 0, text);
+        emit::likely_text(out, 0, text, likely(&line));
         for call in calls {
             let index = self.calls;
             self.calls += 1;
-            let ToolCall { id, name, arguments_json } = named(call);
-            emit::tool_call(out, 0, ToolCallFragment { index, id, name, arguments_json });
+            let ToolCall { id, name, arguments_json, signature: _ } = named(call);
+            emit::tool_call(
+                out,
+                0,
+                ToolCallFragment { index, id, name, arguments_json, ..ToolCallFragment::default() },
+            );
         }
         if line["done"] == true {
             emit::end(out, usage(&line), &[finish_reason(&line, self.calls > 0)]);
@@ -130,5 +140,7 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
     let (text, thought, calls) = content(&line);
     let calls: Vec<_> = calls.into_iter().map(named).collect();
     let reason = finish_reason(&line, !calls.is_empty());
-    Ok(emit::whole((text.to_owned(), thought.to_owned()), calls, reason, usage(&line)))
+    let mut whole = emit::whole((text.to_owned(), thought.to_owned()), calls, reason, usage(&line));
+    whole.choices.iter_mut().for_each(|choice| choice.logprobs = likely(&line));
+    Ok(whole)
 }

@@ -47,6 +47,10 @@ pub(super) fn body(
         Some("none") => drop(body.insert("think".to_owned(), false.into())),
         Some(_) => dropped.parameter("reasoning_effort", true),
     }
+    if let Some(top) = parameters.top_logprobs {
+        body.insert("logprobs".to_owned(), true.into());
+        body.insert("top_logprobs".to_owned(), top.into());
+    }
     let options = options(&parameters, &mut dropped)?;
     if !options.is_empty() {
         body.insert("options".to_owned(), options.into());
@@ -121,7 +125,7 @@ fn message(message: &Message, names: &mut HashMap<String, String>) -> Result<Val
 }
 
 fn tool(tool: &Tool) -> Result<Value, Failure> {
-    let Tool { name, description, parameters_json, strict: _ } = tool;
+    let Tool { name, description, parameters_json, strict: _, cache: _ } = tool;
     let parameters = say::json_object("tools.parameters_json", parameters_json)?;
     let function = json!({ "name": name, "description": description, "parameters": parameters });
     Ok(json!({ "type": "function", "function": function }))
@@ -141,6 +145,7 @@ fn options(parameters: &Parameters, dropped: &mut Dropped<'_>) -> Result<Map<Str
         user,
         parallel_tool_calls,
         reasoning_effort: _,
+        top_logprobs: _,
         extra_json: _,
     } = parameters;
     dropped.one_choice(parameters)?;

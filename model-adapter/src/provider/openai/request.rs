@@ -9,8 +9,8 @@ use postern_proto::completion::v1::{
 use postern_proto::model::v1::{ChatPrompt, Generation, RawPrompt, generation};
 use serde_json::{Map, Value, json};
 
-use super::{Api, Dialect, Target};
-use crate::provider::say::{Dropped, images_apart, json_text};
+use super::{Api, Dialect, SIGNER, Target};
+use crate::provider::say::{self, Dropped, images_apart, json_text};
 
 /// The JSON body and what kind of answer it asks for.
 pub(super) fn body(
@@ -50,7 +50,7 @@ pub(super) fn body(
         }
     }
     if let Some(parameters) = &generation.parameters {
-        add_parameters(&mut body, parameters)?;
+        add_parameters(&mut body, parameters, kind == Api::Chat)?;
     }
     if !body.contains_key("tools") {
         body.remove("parallel_tool_calls");
@@ -98,8 +98,9 @@ fn as_mistral(body: &mut Map<String, Value>) -> Vec<String> {
     if body.get("tool_choice").is_some_and(|choice| choice == "required") {
         body.insert("tool_choice".to_owned(), "any".into());
     }
+    body.remove("top_logprobs");
     let mut dropped = Dropped::of("mistral");
-    for name in ["user", "top_k", "reasoning_effort"] {
+    for name in ["user", "top_k", "reasoning_effort", "logprobs"] {
         dropped.parameter(name, body.remove(name).is_some());
     }
     // What it does not know it refuses.
@@ -132,7 +133,7 @@ fn add_chat(body: &mut Map<String, Value>, chat: &ChatPrompt, with_thoughts: boo
 }
 
 fn message(message: &Message, with_thoughts: bool) -> Result<Value, Failure> {
-    let Message { role, content, tool_calls, tool_call_id, name, reasoning } = message;
+    let Message { role, content, tool_calls, tool_call_id, name, reasoning, thoughts: _ } = message;
     let role = match Role::try_from(*role) {
         Ok(Role::System) => "system",
         Ok(Role::User) => "user",
@@ -197,12 +198,17 @@ fn part(part: &ContentPart) -> Result<Value, Failure> {
 }
 
 fn tool_call(call: &ToolCall) -> Value {
-    let ToolCall { id, name, arguments_json } = call;
-    json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments_json } })
+    let ToolCall { id, name, arguments_json, signature } = call;
+    let mut value = json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments_json } });
+    // Gemini's, behind its own door of this API (<https://ai.google.dev/gemini-api/docs/thought-signatures>).
+    if let Some(signature) = say::own_signature(SIGNER, signature) {
+        value["extra_content"] = json!({ "google": { "thought_signature": signature } });
+    }
+    value
 }
 
 fn tool(tool: &Tool) -> Result<Value, Failure> {
-    let Tool { name, description, parameters_json, strict } = tool;
+    let Tool { name, description, parameters_json, strict, cache: _ } = tool;
     let mut function = json!({ "name": name });
     if !description.is_empty() {
         function["description"] = description.as_str().into();
@@ -244,7 +250,7 @@ fn response_format_value(format: &response_format::Format) -> Result<Value, Fail
     }
 }
 
-fn add_parameters(body: &mut Map<String, Value>, parameters: &Parameters) -> Result<(), Failure> {
+fn add_parameters(body: &mut Map<String, Value>, parameters: &Parameters, is_chat: bool) -> Result<(), Failure> {
     let pb::Parameters {
         max_tokens,
         temperature,
@@ -258,6 +264,7 @@ fn add_parameters(body: &mut Map<String, Value>, parameters: &Parameters) -> Res
         user,
         parallel_tool_calls,
         reasoning_effort,
+        top_logprobs,
         extra_json,
     } = parameters;
     let mut add = |name: &str, value: Option<Value>| {
@@ -277,6 +284,15 @@ fn add_parameters(body: &mut Map<String, Value>, parameters: &Parameters) -> Res
     add("user", user.clone().map(Value::from));
     add("parallel_tool_calls", parallel_tool_calls.map(Value::from));
     add("reasoning_effort", reasoning_effort.clone().map(Value::from));
+    // Completions take a number where chats take a yes and a number.
+    match (top_logprobs, is_chat) {
+        (None, _) => {}
+        (Some(top), true) => {
+            add("logprobs", Some(true.into()));
+            add("top_logprobs", Some(*top).filter(|top| *top > 0).map(Value::from));
+        }
+        (Some(top), false) => add("logprobs", Some((*top).max(1).into())),
+    }
     if extra_json.is_empty() {
         return Ok(());
     }
@@ -316,6 +332,8 @@ pub(super) const RESERVED: &[&str] = &[
     "user",
     "parallel_tool_calls",
     "reasoning_effort",
+    "logprobs",
+    "top_logprobs",
 ];
 
 #[cfg(test)]
@@ -341,7 +359,11 @@ mod tests {
 
     fn text(role: Role, text: &str) -> Message {
         let part = content_part::Part::Text(text.to_owned());
-        Message { role: role as i32, content: vec![ContentPart { part: Some(part) }], ..Default::default() }
+        Message {
+            role: role as i32,
+            content: vec![ContentPart { part: Some(part), cache: None }],
+            ..Default::default()
+        }
     }
 
     fn chat(prompt: ChatPrompt, parameters: Parameters) -> Generation {
@@ -373,8 +395,13 @@ mod tests {
             detail: "low".to_owned(),
         };
         let mut asked = text(Role::User, "what is this?");
-        asked.content.push(ContentPart { part: Some(content_part::Part::Image(picture)) });
-        let call = ToolCall { id: "c1".to_owned(), name: "look".to_owned(), arguments_json: "{}".to_owned() };
+        asked.content.push(ContentPart { part: Some(content_part::Part::Image(picture)), cache: None });
+        let call = ToolCall {
+            id: "c1".to_owned(),
+            name: "look".to_owned(),
+            arguments_json: "{}".to_owned(),
+            signature: String::new(),
+        };
         let called = Message { role: Role::Assistant as i32, tool_calls: vec![call], ..Default::default() };
         let mut told = text(Role::Tool, "a cat");
         told.tool_call_id = "c1".to_owned();
@@ -385,6 +412,7 @@ mod tests {
                 description: "looks".to_owned(),
                 parameters_json: r#"{"type":"object"}"#.to_owned(),
                 strict: Some(true),
+                cache: None,
             }],
             tool_choice: Some(ToolChoice { choice: Some(tool_choice::Choice::Name("look".to_owned())) }),
             response_format: Some(ResponseFormat {
@@ -409,6 +437,7 @@ mod tests {
             user: Some("u".to_owned()),
             parallel_tool_calls: Some(false),
             reasoning_effort: Some("low".to_owned()),
+            top_logprobs: Some(3),
             extra_json: r#"{"logit_bias":{"5":1},"min_p":0.05}"#.to_owned(),
         };
         let expected = json!({
@@ -432,7 +461,7 @@ mod tests {
             } },
             "max_tokens": 5, "temperature": 0.7, "top_p": 0.9, "top_k": 40, "stop": ["\n"], "seed": 7,
             "presence_penalty": 0.1, "frequency_penalty": -0.1, "n": 2, "user": "u", "parallel_tool_calls": false,
-            "reasoning_effort": "low", "logit_bias": { "5": 1 }, "min_p": 0.05,
+            "reasoning_effort": "low", "logprobs": true, "top_logprobs": 3, "logit_bias": { "5": 1 }, "min_p": 0.05,
         });
         assert_eq!(sent(chat(prompt, parameters), false).unwrap(), expected);
     }

@@ -5,8 +5,9 @@ use postern_proto::{Blame, Failure, Reason};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::SIGNER;
 use crate::provider::emit::{self, MAX_PARTS, absent_usage, invalid};
-use crate::provider::error;
+use crate::provider::{error, logprobs, say};
 
 /// The arguments of a call that has none, which some servers leave empty.
 pub(super) const NO_ARGUMENTS: &str = "{}";
@@ -21,6 +22,8 @@ struct Answer {
 struct AnswerChoice {
     message: Option<AnswerMessage>,
     text: Option<String>,
+    #[serde(default)]
+    logprobs: Value,
     finish_reason: Option<String>,
     error: Option<Value>,
 }
@@ -80,6 +83,16 @@ pub(super) struct WireToolCall {
     pub(super) id: String,
     #[serde(default)]
     pub(super) function: WireFunction,
+    #[serde(default)]
+    extra_content: Value,
+}
+
+impl WireToolCall {
+    /// What the server signed, of Gemini's.
+    pub(super) fn signature(&self) -> String {
+        let signature = self.extra_content["google"]["thought_signature"].as_str();
+        signature.map(|signature| say::signed_by(SIGNER, signature)).unwrap_or_default()
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -93,7 +106,7 @@ pub(super) struct WireFunction {
 impl From<WireFunction> for WireToolCall {
     /// The call of an API from before tools (`function_call`), which there can be one of.
     fn from(function: WireFunction) -> Self {
-        Self { index: Some(0), id: String::new(), function }
+        Self { index: Some(0), id: String::new(), function, extra_content: Value::Null }
     }
 }
 
@@ -192,7 +205,8 @@ fn choice(choice: AnswerChoice) -> Result<Choice, Failure> {
             Failure::new(Reason::ModelStreamTruncated, "the model's answer has no end").with_blame(Blame::Upstream)
         );
     };
-    let mut answer = Choice { finish_reason: finish_reason(&reason) as i32, ..Choice::default() };
+    let logprobs = logprobs::of_choice(&choice.logprobs);
+    let mut answer = Choice { finish_reason: finish_reason(&reason) as i32, logprobs, ..Choice::default() };
     match choice.message {
         None => answer.text = choice.text.ok_or_else(|| invalid("a choice without a message or text"))?,
         Some(message) => {
@@ -211,11 +225,12 @@ fn choice(choice: AnswerChoice) -> Result<Choice, Failure> {
 }
 
 fn tool_call(call: WireToolCall) -> Result<ToolCall, Failure> {
+    let signature = call.signature();
     let WireFunction { name, arguments } = call.function;
     if name.is_empty() {
         return Err(invalid("a tool call without a name"));
     }
     let arguments_json = if arguments.is_empty() { NO_ARGUMENTS.to_owned() } else { arguments };
     let id = if call.id.is_empty() { emit::call_id() } else { call.id };
-    Ok(ToolCall { id, name, arguments_json })
+    Ok(ToolCall { id, name, arguments_json, signature })
 }

@@ -3,13 +3,14 @@
 
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
-    Completion, CompletionEvent, FinishReason, ToolCall, ToolCallFragment, Usage, UsageProvenance,
+    Completion, CompletionEvent, FinishReason, Thought, ToolCall, ToolCallFragment, Usage, UsageProvenance,
 };
 use serde_json::Value;
 
+use super::SIGNER;
 use crate::decode::sse;
 use crate::provider::emit::{self, MAX_PARTS, TakeEvent, invalid, truncated};
-use crate::provider::error;
+use crate::provider::{error, logprobs, say};
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_default()
@@ -61,6 +62,11 @@ fn thoughts(item: &Value) -> String {
     }
 }
 
+/// What the server alone can read of a reasoning item.
+fn signature(item: &Value) -> Option<String> {
+    item["encrypted_content"].as_str().filter(|text| !text.is_empty()).map(|text| say::signed_by(SIGNER, text))
+}
+
 /// A response in one piece.
 pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
     let response: Value = serde_json::from_slice(body).map_err(|error| invalid(format_args!("not JSON: {error}")))?;
@@ -69,11 +75,23 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
     }
     let output = response["output"].as_array().ok_or_else(|| invalid("no output"))?;
     let (mut said, mut thought, mut calls) = (String::new(), String::new(), Vec::new());
+    let (mut signed, mut likely) = (Vec::new(), Vec::new());
     for item in output {
         match text(item, "type") {
-            "message" => said.push_str(&parts(item, "content")),
-            "reasoning" => thought.push_str(&thoughts(item)),
+            "message" => {
+                said.push_str(&parts(item, "content"));
+                let parts = item["content"].as_array().into_iter().flatten();
+                parts
+                    .filter_map(|part| part["logprobs"].as_array())
+                    .for_each(|list| likely.extend(logprobs::listed(list)));
+            }
+            "reasoning" => {
+                let told = thoughts(item);
+                thought.push_str(&told);
+                signed.extend(signature(item).map(|signature| Thought { text: told, signature }));
+            }
             "function_call" => calls.push(ToolCall {
+                signature: String::new(),
                 id: text(item, "call_id").to_owned(),
                 name: text(item, "name").to_owned(),
                 arguments_json: text(item, "arguments").to_owned(),
@@ -83,7 +101,9 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
         }
     }
     let reason = finish_reason(&response, !calls.is_empty()).ok_or_else(truncated)?;
-    Ok(emit::whole((said, thought), calls, reason, usage(&response)))
+    let mut whole = emit::with_thoughts(emit::whole((said, thought), calls, reason, usage(&response)), signed);
+    whole.choices.iter_mut().for_each(|choice| choice.logprobs = std::mem::take(&mut likely));
+    Ok(whole)
 }
 
 /// An item that is coming, and how much of it has been told.
@@ -124,7 +144,11 @@ impl Events {
             self.calls += 1;
             begun.call = Some(index);
             let (id, name) = (text(item, "call_id").to_owned(), text(item, "name").to_owned());
-            emit::tool_call(out, 0, ToolCallFragment { index, id, name, arguments_json: String::new() });
+            emit::tool_call(
+                out,
+                0,
+                ToolCallFragment { index, id, name, arguments_json: String::new(), ..ToolCallFragment::default() },
+            );
         }
         *self.item(event)? = begun;
         Ok(())
@@ -146,7 +170,14 @@ impl Events {
         let item = self.item(event)?.clone();
         match text(whole, "type") {
             "message" if !item.has_text => emit::text(out, 0, parts(whole, "content")),
-            "reasoning" if !item.has_reasoning => emit::reasoning(out, 0, thoughts(whole)),
+            "reasoning" => {
+                if !item.has_reasoning {
+                    emit::reasoning(out, 0, thoughts(whole));
+                }
+                if let Some(signature) = signature(whole) {
+                    emit::signature(out, 0, signature);
+                }
+            }
             "function_call" if item.call.is_none() => {
                 self.begin(event, out)?;
                 self.arguments(event, text(whole, "arguments"), out)?;
@@ -170,7 +201,8 @@ impl TakeEvent for Events {
             "response.output_item.added" => self.begin(&said, out)?,
             "response.output_text.delta" | "response.refusal.delta" => {
                 self.item(&said)?.has_text = true;
-                emit::text(out, 0, text(&said, "delta"));
+                let likely = said["logprobs"].as_array().map(|list| logprobs::listed(list)).unwrap_or_default();
+                emit::likely_text(out, 0, text(&said, "delta"), likely);
             }
             "response.reasoning_text.delta" | "response.reasoning_summary_text.delta" => {
                 self.item(&said)?.has_reasoning = true;

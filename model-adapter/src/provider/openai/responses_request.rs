@@ -3,18 +3,18 @@
 use bytes::Bytes;
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
-    ContentPart, Message, Parameters, ResponseFormat, Role, Tool, ToolCall, ToolChoice, content_part, response_format,
-    tool_choice,
+    ContentPart, Message, Parameters, ResponseFormat, Role, Thought, Tool, ToolCall, ToolChoice, content_part,
+    response_format, tool_choice,
 };
 use postern_proto::model::v1::ChatPrompt;
 use serde_json::{Map, Value, json};
 
-use super::Api;
 use super::request::RESERVED;
+use super::{Api, SIGNER, Target};
 use crate::provider::say::{self, Dropped, Picture};
 
 pub(super) fn body(
-    identifier: &str,
+    target: &Target<'_>,
     chat: &ChatPrompt,
     parameters: Option<&Parameters>,
     stream: bool,
@@ -25,9 +25,17 @@ pub(super) fn body(
         add_items(&mut input, message)?;
     }
     let mut body = Map::new();
-    body.insert("model".to_owned(), identifier.into());
+    body.insert("model".to_owned(), target.identifier.into());
     body.insert("input".to_owned(), input.into());
     body.insert("store".to_owned(), false.into());
+    // What is not kept there comes along, to be given back. It is refused of models that do not think.
+    let thinks = target.capabilities.sampling == Some(false);
+    let likely = parameters.is_some_and(|parameters| parameters.top_logprobs.is_some());
+    let include = [(thinks, "reasoning.encrypted_content"), (likely, "message.output_text.logprobs")];
+    let include: Vec<_> = include.into_iter().filter_map(|(wanted, name)| wanted.then_some(name)).collect();
+    if !include.is_empty() {
+        body.insert("include".to_owned(), include.into());
+    }
     if stream {
         body.insert("stream".to_owned(), true.into());
     }
@@ -61,14 +69,27 @@ fn add_items(input: &mut Vec<Value>, message: &Message) -> Result<(), Failure> {
         Role::User | Role::Unspecified => ("user", "input_text"),
     };
     let parts = message.content.iter().map(|one| part(one, kind)).collect::<Result<Vec<_>, _>>()?;
+    // A thought that nothing follows is refused.
+    if role == "assistant" && (parts.iter().any(|part| part["text"] != "") || !message.tool_calls.is_empty()) {
+        input.extend(message.thoughts.iter().filter_map(thought));
+    }
     // An assistant that only called has said nothing.
     if parts.iter().any(|part| part["text"] != "") {
         input.push(json!({ "type": "message", "role": role, "content": parts }));
     }
-    for ToolCall { id, name, arguments_json } in &message.tool_calls {
+    for ToolCall { id, name, arguments_json, signature: _ } in &message.tool_calls {
         input.push(json!({ "type": "function_call", "call_id": id, "name": name, "arguments": arguments_json }));
     }
     Ok(())
+}
+
+/// A thought as the server wrote it, which it alone can read; `None` for another server's.
+fn thought(thought: &Thought) -> Option<Value> {
+    let Thought { text, signature } = thought;
+    let content = say::own_signature(SIGNER, signature)?;
+    let summary = (!text.is_empty()).then(|| json!({ "type": "summary_text", "text": text }));
+    let summary: Vec<_> = summary.into_iter().collect();
+    Some(json!({ "type": "reasoning", "summary": summary, "encrypted_content": content }))
 }
 
 fn part(part: &ContentPart, kind: &str) -> Result<Value, Failure> {
@@ -87,7 +108,7 @@ fn part(part: &ContentPart, kind: &str) -> Result<Value, Failure> {
 }
 
 fn tool(tool: &Tool) -> Result<Value, Failure> {
-    let Tool { name, description, parameters_json, strict } = tool;
+    let Tool { name, description, parameters_json, strict, cache: _ } = tool;
     let parameters = say::json_object("tools.parameters_json", parameters_json)?;
     // Strict is this API's default, and not that of the others.
     let mut value =
@@ -146,6 +167,7 @@ fn add_parameters(
         user,
         parallel_tool_calls,
         reasoning_effort,
+        top_logprobs,
         extra_json,
     } = parameters;
     for (name, is_set) in [
@@ -164,6 +186,7 @@ fn add_parameters(
     add("top_p", top_p.map(Value::from));
     add("user", user.clone().map(Value::from));
     add("parallel_tool_calls", parallel_tool_calls.filter(|_| has_tools).map(Value::from));
+    add("top_logprobs", top_logprobs.map(Value::from));
     add("reasoning", reasoning_effort.as_ref().map(|effort| json!({ "effort": effort })));
     // Nothing that reaches what the server keeps, which all callers of the one key would share.
     const OWN: [&str; 12] = [
@@ -181,6 +204,12 @@ fn add_parameters(
         "metadata",
     ];
     for (name, value) in say::json_object("parameters.extra_json", extra_json)? {
+        // Of chats; this API has it beside the form.
+        if name == "verbosity" {
+            let text = body.entry("text").or_insert_with(|| json!({}));
+            text["verbosity"] = value;
+            continue;
+        }
         if RESERVED.contains(&name.as_str()) || OWN.contains(&name.as_str()) {
             return Err(Failure::field("parameters.extra_json", format!("`{name}` has a field of its own")));
         }

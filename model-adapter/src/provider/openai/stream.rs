@@ -16,7 +16,7 @@ use super::response::{
 use crate::decode::sse;
 use crate::provider::StreamDecoder;
 use crate::provider::emit::{self, MAX_PARTS, broken_off, fault, invalid, truncated};
-use crate::provider::error;
+use crate::provider::{error, logprobs};
 
 #[derive(Deserialize)]
 struct Chunk<'a> {
@@ -37,6 +37,8 @@ struct ChunkChoice<'a> {
     delta: Option<ChunkDelta<'a>>,
     #[serde(borrow)]
     text: Option<Cow<'a, str>>,
+    #[serde(default)]
+    logprobs: Value,
     finish_reason: Option<String>,
     error: Option<Value>,
     /// Moonshot's place for it.
@@ -160,13 +162,15 @@ impl Decoder {
         let filled = |text: Option<Cow<'_, str>>| text.filter(|text| !text.is_empty()).map(Cow::into_owned);
         // Together writes a chat's text in both places.
         let beside = filled(choice.text).unwrap_or_default();
+        let likely = logprobs::of_choice(&choice.logprobs);
         if choice.delta.is_none() {
-            emit::text(out, index, beside);
+            emit::likely_text(out, index, beside, likely);
         } else if let Some(delta) = choice.delta {
             let Content { text, reasoning } = delta.content;
             let thought = filled(delta.reasoning_content).or(filled(delta.reasoning)).unwrap_or(reasoning);
             emit::reasoning(out, index, thought);
-            emit::text(out, index, if text.is_empty() { filled(delta.refusal).unwrap_or(beside) } else { text });
+            let text = if text.is_empty() { filled(delta.refusal).unwrap_or(beside) } else { text };
+            emit::likely_text(out, index, text, likely);
             let legacy = delta.function_call.map(WireToolCall::from);
             for (position, call) in delta.tool_calls.into_iter().chain(legacy).enumerate() {
                 emit::tool_call(out, index, begun.fragment(position, call)?);
@@ -206,6 +210,7 @@ impl Begun {
     /// The next fragment of a call: its identifier and name are told once, however often the server repeats them.
     fn fragment(&mut self, position: usize, wire: WireToolCall) -> Result<ToolCallFragment, Failure> {
         let place = wire.index.unwrap_or_else(|| u32::try_from(position).unwrap_or(u32::MAX));
+        let signature = wire.signature();
         let WireFunction { mut name, arguments } = wire.function;
         let mut id = wire.id;
         // A second name in one place is another call where the identifiers differ, or where there is neither these nor an index.
@@ -245,7 +250,8 @@ impl Begun {
         }
         call.has_name |= !name.is_empty();
         call.has_arguments |= !arguments.is_empty();
-        Ok(ToolCallFragment { index: u32::try_from(at).unwrap_or(u32::MAX), id, name, arguments_json: arguments })
+        let index = u32::try_from(at).unwrap_or(u32::MAX);
+        Ok(ToolCallFragment { index, id, name, arguments_json: arguments, signature })
     }
 }
 

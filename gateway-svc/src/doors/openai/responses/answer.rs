@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
-    Choice, Completion as Whole, Delta, FinishReason, ToolCall, ToolCallFragment, Usage, completion_event::Event, delta,
+    Choice, Completion as Whole, Delta, FinishReason, Thought, TokenLogprob, ToolCall, ToolCallFragment, Usage,
+    completion_event::Event, delta,
 };
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -16,6 +17,7 @@ use crate::collect::{MAX_ANSWER_BYTES, too_large};
 use super::tools::Tools;
 use crate::doors::http::{self, Told};
 use crate::doors::openai::error::envelope;
+use crate::doors::openai::logprobs;
 use crate::doors::sse::Frames;
 
 /// What a response repeats of its request.
@@ -73,6 +75,8 @@ pub(super) struct Writer {
     finish: FinishReason,
 }
 
+/// What is counted for one token that is said to be likely.
+const LOGPROB_BYTES: usize = 1024;
 /// Items of an answer.
 const MAX_ITEMS: usize = 128;
 
@@ -80,10 +84,21 @@ const MAX_ITEMS: usize = 128;
 struct Item {
     kind: Kind,
     text: String,
+    /// How likely the tokens of a text were.
+    likely: Vec<Value>,
+    /// What the server wants back with a thought.
+    signature: String,
     call_id: String,
     name: String,
     /// `in_progress`, `completed`, or `incomplete` for one that was cut off.
     status: &'static str,
+}
+
+impl Item {
+    fn of(kind: Kind, text: String, status: &'static str) -> Self {
+        let (likely, signature, call_id, name) = Default::default();
+        Self { kind, text, likely, signature, call_id, name, status }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -170,15 +185,21 @@ impl Writer {
 
     /// An item as it stands: one that has just begun has no part yet.
     fn shown(&self, at: usize, item: &Item) -> Value {
-        let Item { kind, text, call_id, name, status } = item;
+        let Item { kind, text, likely, signature, call_id, name, status } = item;
         let id = self.item_id(at, *kind);
         let text_now = Some(text).filter(|_| *status != "in_progress");
-        let content: Vec<Value> = text_now.and_then(|text| part(*kind, text)).into_iter().collect();
+        let content: Vec<Value> = text_now.and_then(|text| part(*kind, text, likely)).into_iter().collect();
         match kind {
             Kind::Message => {
                 json!({ "id": id, "type": "message", "status": status, "role": "assistant", "content": content })
             }
-            Kind::Reasoning => json!({ "id": id, "type": "reasoning", "summary": [], "content": content }),
+            Kind::Reasoning => {
+                let mut item = json!({ "id": id, "type": "reasoning", "summary": [], "content": content });
+                if !signature.is_empty() {
+                    item["encrypted_content"] = signature.as_str().into();
+                }
+                item
+            }
             Kind::Call => {
                 let mut call = json!({
                     "id": id, "type": "function_call", "status": status, "call_id": call_id, "name": name, "arguments": text,
@@ -198,11 +219,11 @@ impl Writer {
 
     fn begin(&mut self, kind: Kind, (call_id, name): (String, String), frames: &mut Frames) -> usize {
         let at = self.items.len();
-        let item = Item { kind, text: String::new(), call_id, name, status: "in_progress" };
+        let item = Item { call_id, name, ..Item::of(kind, String::new(), "in_progress") };
         let (added, id) = (self.shown(at, &item), self.item_id(at, kind));
         self.items.push(item);
         self.frame("response.output_item.added", json!({ "output_index": at, "item": added }), frames);
-        if let Some(part) = part(kind, "") {
+        if let Some(part) = part(kind, "", &[]) {
             let event = json!({ "item_id": id, "output_index": at, "content_index": 0, "part": part });
             self.frame("response.content_part.added", event, frames);
         }
@@ -223,7 +244,7 @@ impl Writer {
     }
 
     fn call(&mut self, fragment: ToolCallFragment, frames: &mut Frames) {
-        let ToolCallFragment { index, id, name, arguments_json } = fragment;
+        let ToolCallFragment { index, id, name, arguments_json, signature: _ } = fragment;
         let at = match self.calls.get(&index) {
             Some(at) => *at,
             None => {
@@ -235,18 +256,24 @@ impl Writer {
             }
         };
         if !arguments_json.is_empty() {
-            self.grow(at, &arguments_json, frames);
+            self.grow(at, &arguments_json, &[], frames);
         }
     }
 
-    fn grow(&mut self, at: usize, piece: &str, frames: &mut Frames) {
+    fn grow(&mut self, at: usize, piece: &str, likely: &[TokenLogprob], frames: &mut Frames) {
         self.items[at].text.push_str(piece);
         self.size += piece.len();
+        let likely: Vec<Value> = match logprobs::listed(likely) {
+            Value::Array(listed) => listed,
+            _ => Vec::new(),
+        };
+        self.size += likely.len() * LOGPROB_BYTES;
+        self.items[at].likely.extend_from_slice(&likely);
         let kind = self.items[at].kind;
         let mut event = json!({ "item_id": self.item_id(at, kind), "output_index": at, "delta": piece });
         let name = match kind {
             Kind::Message => {
-                event["logprobs"] = json!([]);
+                event["logprobs"] = likely.into();
                 event["content_index"] = 0.into();
                 "response.output_text.delta"
             }
@@ -271,6 +298,7 @@ impl Writer {
     fn close(&mut self, at: usize, status: &'static str, frames: &mut Frames) {
         self.items[at].status = status;
         let (kind, text, name) = (self.items[at].kind, self.items[at].text.clone(), self.items[at].name.clone());
+        let likely = self.items[at].likely.clone();
         let mut event = json!({ "item_id": self.item_id(at, kind), "output_index": at });
         match kind {
             Kind::Call | Kind::CustomCall if status == "incomplete" => {}
@@ -291,12 +319,12 @@ impl Writer {
             }
             Kind::Message | Kind::Reasoning => {
                 event["content_index"] = 0.into();
-                let part = part(kind, &text);
+                let part = part(kind, &text, &likely);
                 let mut done = event.clone();
                 done["text"] = text.into();
                 let name = match kind {
                     Kind::Message => {
-                        done["logprobs"] = json!([]);
+                        done["logprobs"] = likely.into();
                         "response.output_text.done"
                     }
                     _ => "response.reasoning_text.done",
@@ -321,9 +349,9 @@ fn custom_input(arguments: &str) -> String {
 }
 
 /// The part that a text is in; a call has none.
-fn part(kind: Kind, text: &str) -> Option<Value> {
+fn part(kind: Kind, text: &str, likely: &[Value]) -> Option<Value> {
     match kind {
-        Kind::Message => Some(json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] })),
+        Kind::Message => Some(json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": likely })),
         Kind::Reasoning => Some(json!({ "type": "reasoning_text", "text": text })),
         Kind::Call | Kind::CustomCall => None,
     }
@@ -332,21 +360,19 @@ fn part(kind: Kind, text: &str) -> Option<Value> {
 impl http::Writer for Writer {
     fn whole(&mut self, answer: Whole) -> Value {
         let choice = answer.choices.into_iter().next().unwrap_or_default();
-        let Choice { text, reasoning, tool_calls, finish_reason } = choice;
-        let done = |kind: Kind, text: String| Item {
-            kind,
-            text,
-            call_id: String::new(),
-            name: String::new(),
-            status: "completed",
-        };
-        if !reasoning.is_empty() {
+        let Choice { text, reasoning, tool_calls, finish_reason, thoughts, logprobs: likely } = choice;
+        let done = |kind: Kind, text: String| Item::of(kind, text, "completed");
+        if !reasoning.is_empty() && thoughts.is_empty() {
             self.items.push(done(Kind::Reasoning, reasoning));
         }
-        if !text.is_empty() || tool_calls.is_empty() {
-            self.items.push(done(Kind::Message, text));
+        for Thought { text, signature } in thoughts {
+            self.items.push(Item { signature, ..done(Kind::Reasoning, text) });
         }
-        for ToolCall { id, name, arguments_json } in tool_calls {
+        if !text.is_empty() || tool_calls.is_empty() {
+            let likely = logprobs::listed(&likely).as_array().cloned().unwrap_or_default();
+            self.items.push(Item { likely, ..done(Kind::Message, text) });
+        }
+        for ToolCall { id, name, arguments_json, signature: _ } in tool_calls {
             let kind = if self.tools.is_custom(&name) { Kind::CustomCall } else { Kind::Call };
             self.items.push(Item { call_id: id, name, ..done(kind, arguments_json) });
         }
@@ -380,14 +406,21 @@ impl http::Writer for Writer {
                 }
             }
             // The API has one answer.
-            Event::Delta(Delta { choice_index: 0, delta: Some(delta) }) => match delta {
+            Event::Delta(Delta { choice_index: 0, delta: Some(delta), logprobs: likely }) => match delta {
                 delta::Delta::Text(text) => {
                     let at = self.item(Kind::Message, frames);
-                    self.grow(at, &text, frames);
+                    self.grow(at, &text, &likely, frames);
                 }
                 delta::Delta::Reasoning(thought) => {
                     let at = self.item(Kind::Reasoning, frames);
-                    self.grow(at, &thought, frames);
+                    self.grow(at, &thought, &[], frames);
+                }
+                delta::Delta::ReasoningSignature(signature) => {
+                    let at = self.item(Kind::Reasoning, frames);
+                    self.size += signature.len();
+                    self.items[at].signature = signature;
+                    // The next thought is another.
+                    self.close_open(frames);
                 }
                 delta::Delta::ToolCall(fragment) => self.call(fragment, frames),
             },

@@ -77,7 +77,13 @@ impl Tools {
                 let name = name.ok_or_else(missing)?;
                 self.custom.push(name.clone());
                 let parameters_json = TEXT_PARAMETERS.to_owned();
-                to.push(Tool { name, description: description.unwrap_or_default(), parameters_json, strict: None });
+                to.push(Tool {
+                    name,
+                    description: description.unwrap_or_default(),
+                    parameters_json,
+                    strict: None,
+                    cache: None,
+                });
             }
             "namespace" => {
                 let namespace = name.ok_or_else(missing)?;
@@ -119,5 +125,6 @@ fn function(
             .filter(|text| text != "null")
             .unwrap_or_default(),
         strict,
+        cache: None,
     }
 }

@@ -43,6 +43,7 @@ fn read(chunks: &[&[u8]]) -> (Read, Result<(), Reason>) {
             completion_event::Event::Delta(delta) => match delta.delta.unwrap() {
                 delta::Delta::Text(text) => read.text.push_str(&text),
                 delta::Delta::Reasoning(text) => read.reasoning.push_str(&text),
+                delta::Delta::ReasoningSignature(_) => unreachable!("this API has none"),
                 delta::Delta::ToolCall(call) => read.calls.push((call.index, call.id, call.name, call.arguments_json)),
             },
             completion_event::Event::Usage(usage) => read.usage = Some(usage),
