@@ -104,7 +104,10 @@ impl Models {
             endpoint,
         };
         match media_type.as_str() {
-            "text/event-stream" | "application/x-ndjson" | "application/vnd.amazon.eventstream" => {
+            "text/event-stream"
+            | "application/x-ndjson"
+            | "application/stream+json"
+            | "application/vnd.amazon.eventstream" => {
                 let decoder = answer.endpoint.provider.stream_decoder(kind);
                 answer.rest = Some(Rest { body: response.into_body(), decoder });
             }

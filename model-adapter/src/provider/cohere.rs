@@ -10,7 +10,6 @@ use postern_proto::completion::v1::Completion;
 use postern_proto::model::v1::{EmbedRequest, Generation};
 
 use super::embeddings::{self, Shape};
-use super::emit::EventStream;
 use super::{Api, Call, Provider, StreamDecoder, Target, say};
 
 /// The provider.
@@ -44,7 +43,7 @@ impl Provider for Cohere {
     }
 
     fn stream_decoder(&self, _: Api) -> Box<dyn StreamDecoder> {
-        Box::new(EventStream::<answer::Events>::default())
+        Box::new(answer::Stream::default())
     }
 
     fn read(&self, _: Api, body: &[u8]) -> Result<Completion, Failure> {

@@ -6,8 +6,9 @@ use postern_proto::completion::v1::{
 };
 use serde_json::Value;
 
-use crate::decode::sse;
-use crate::provider::emit::{self, TakeEvent, invalid, truncated};
+use crate::decode::{lines, sse};
+use crate::provider::StreamDecoder;
+use crate::provider::emit::{self, EventStream, TakeEvent, broken_off, fault, invalid, truncated};
 use crate::provider::error;
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {
@@ -105,10 +106,87 @@ impl Events {
     }
 }
 
+impl Events {
+    /// An event of the first version of the API (<https://docs.cohere.com/v1/reference/chat-stream>), which tells a call whole.
+    fn take_first(&mut self, kind: &str, said: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        match kind {
+            "text-generation" => emit::text(out, 0, text(said, "text")),
+            "tool-calls-generation" => {
+                for call in said["tool_calls"].as_array().into_iter().flatten() {
+                    let fragment = self.fragment(&emit::call_id(), text(call, "name"), &call["parameters"].to_string());
+                    emit::tool_call(out, 0, fragment);
+                    self.calls += 1;
+                }
+            }
+            "stream-end" => {
+                let reason = match finish_reason(text(said, "finish_reason"))? {
+                    FinishReason::Stop if self.calls > 0 => FinishReason::ToolCalls,
+                    reason => reason,
+                };
+                emit::end(out, usage(&said["response"]["meta"]), &[reason]);
+                self.done = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// A stream: server-sent events, or lines of JSON, which the first version of the API sends where nobody asks for events.
+#[derive(Default)]
+pub(super) struct Stream {
+    events: EventStream<Events>,
+    /// The lines, where it is no event stream.
+    lines: Option<lines::Decoder>,
+    begun: bool,
+}
+
+impl StreamDecoder for Stream {
+    fn feed(&mut self, bytes: &[u8], out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        if !self.begun
+            && let Some(first) = bytes.iter().find(|byte| !byte.is_ascii_whitespace())
+        {
+            self.begun = true;
+            self.lines = (*first == b'{').then(lines::Decoder::default);
+        }
+        let Some(lines) = &mut self.lines else { return self.events.feed(bytes, out) };
+        let mut whole = Vec::new();
+        let fed = lines.feed(bytes, |line| whole.push(line));
+        whole.into_iter().try_for_each(|line| self.take_line(&line, out))?;
+        // What follows the end is nobody's concern.
+        if self.is_done() { Ok(()) } else { fed.map_err(fault) }
+    }
+
+    fn finish(&mut self, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        let Some(lines) = &mut self.lines else { return self.events.finish(out) };
+        if let Some(line) = lines.finish() {
+            self.take_line(&line, out).map_err(|failure| broken_off(&String::from_utf8_lossy(&line), failure))?;
+        }
+        if self.is_done() { Ok(()) } else { Err(truncated()) }
+    }
+
+    fn is_done(&self) -> bool {
+        self.events.is_done()
+    }
+}
+
+impl Stream {
+    fn take_line(&mut self, line: &[u8], out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        if self.is_done() {
+            return Ok(());
+        }
+        let data = String::from_utf8(line.to_vec()).map_err(|_| invalid("a line is not UTF-8"))?;
+        self.events.inner.take(&sse::Event { name: String::new(), data }, out)
+    }
+}
+
 impl TakeEvent for Events {
     fn take(&mut self, event: &sse::Event, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
         let said: Value = serde_json::from_str(&event.data)
             .map_err(|error| invalid(format_args!("an event is not JSON: {error}")))?;
+        if let Some(kind) = said["event_type"].as_str() {
+            return self.take_first(kind, &said, out);
+        }
         let (delta, message) = (&said["delta"], &said["delta"]["message"]);
         match text(&said, "type") {
             "content-start" | "content-delta" => {
