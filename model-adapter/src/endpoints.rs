@@ -39,6 +39,9 @@ pub struct Endpoint {
     connection: Connection,
 }
 
+/// Idle connections to a server of which nobody says how much it takes.
+const UNBOUNDED_IDLE: usize = 64;
+
 /// What a client depends on; while it stays the same, so do the client and its connections.
 #[derive(Clone, PartialEq, Eq)]
 struct Connection {
@@ -46,6 +49,8 @@ struct Connection {
     networks: Vec<IpNet>,
     connect_timeout: Duration,
     tls: ClientTls,
+    /// Connections that are kept while nothing is asked.
+    idle: usize,
 }
 
 impl Endpoint {
@@ -136,6 +141,7 @@ impl Endpoints {
             capabilities,
             headers,
             ca_pem,
+            max_concurrency,
         } = wire;
         let provider =
             provider::by_name(&provider).ok_or_else(|| format!("the provider `{provider}` is not offered here"))?;
@@ -148,15 +154,16 @@ impl Endpoints {
         let certificate = client_certificate.map(|shown| (shown.certificate_pem, shown.private_key_pem));
         let tls = ClientTls { ca_pem, certificate };
         let connect_timeout = connect.unwrap_or(Duration::from_secs(5));
-        let connection = Connection { url, networks, connect_timeout, tls };
+        // As many as may be at work at once; a model without a bound keeps some.
+        let idle = usize::try_from(max_concurrency).ok().filter(|most| *most > 0).unwrap_or(UNBOUNDED_IDLE);
+        let connection = Connection { url, networks, connect_timeout, tls, idle };
         self.stays_within(&connection)?;
         let networks = || connection.networks.iter().copied();
         let client = match before.filter(|before| before.connection == connection) {
             Some(before) => before.client.clone(),
-            None if connection.tls.is_default() => self.egress.client(networks(), connect_timeout),
             None => self
                 .egress
-                .client_with(networks(), connect_timeout, &connection.tls)
+                .client_with(networks(), connect_timeout, &connection.tls, connection.idle)
                 .map_err(|problem| problem.to_string())?,
         };
         let (mut api_key, mut aws, mut google) = (None, None, None);

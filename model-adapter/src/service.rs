@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures_util::{FutureExt as _, Stream, stream};
 use http::header::CONTENT_TYPE;
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use postern_egress::Body;
 use postern_proto::completion::v1::{
     Choice, Completion, CompletionEvent, Delta, End, FinishReason, Start, Thought, ToolCall, ToolCallFragment, Usage,
     UsageProvenance, completion_event, delta,
@@ -125,7 +125,7 @@ impl Models {
         Ok(answer)
     }
 
-    async fn read(&self, endpoint: &Endpoint, kind: Api, body: Incoming) -> Result<Completion, Failure> {
+    async fn read(&self, endpoint: &Endpoint, kind: Api, body: Body) -> Result<Completion, Failure> {
         let body = upstream::read_all(body).await?;
         endpoint.provider.read(kind, &body).map_err(|failure| upstream::scrubbed(endpoint, failure))
     }
@@ -216,7 +216,7 @@ struct Answer {
 }
 
 struct Rest {
-    body: Incoming,
+    body: Body,
     decoder: Box<dyn StreamDecoder>,
 }
 

@@ -7,8 +7,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
-use postern_egress::{ConnectError, chain};
+use postern_egress::{Body, ConnectError, chain};
 use postern_proto::{Blame, Failure, Reason};
 use postern_runtime::request_id::{self, RequestId};
 use secrecy::ExposeSecret as _;
@@ -27,7 +26,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 ///
 /// # Errors
 /// EGRESS_DENIED, MODEL_UNREACHABLE, and what the server's status says.
-pub async fn send(endpoint: &Endpoint, call: Call, id: &RequestId, now: u64) -> Result<Response<Incoming>, Failure> {
+pub async fn send(endpoint: &Endpoint, call: Call, id: &RequestId, now: u64) -> Result<Response<Body>, Failure> {
     let method = if call.body.is_empty() { Method::GET } else { Method::POST };
     let mut request = Request::builder()
         .method(method)
@@ -66,7 +65,7 @@ pub async fn send(endpoint: &Endpoint, call: Call, id: &RequestId, now: u64) -> 
 ///
 /// # Errors
 /// MODEL_STREAM_TRUNCATED when it breaks off, MODEL_ANSWER_INVALID when it is too large.
-pub async fn read_all(body: Incoming) -> Result<Bytes, Failure> {
+pub async fn read_all(body: Body) -> Result<Bytes, Failure> {
     read_up_to(body, MAX_ANSWER_BYTES).await
 }
 
@@ -74,7 +73,7 @@ pub async fn read_all(body: Incoming) -> Result<Bytes, Failure> {
 ///
 /// # Errors
 /// As [`read_all`].
-pub async fn read_up_to(body: Incoming, most: usize) -> Result<Bytes, Failure> {
+pub async fn read_up_to(body: Body, most: usize) -> Result<Bytes, Failure> {
     match Limited::new(body, most).collect().await {
         Ok(whole) => Ok(whole.to_bytes()),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
@@ -92,7 +91,7 @@ pub(crate) fn broken(error: &(dyn std::error::Error + 'static)) -> Failure {
 }
 
 /// What a server said when it refused.
-async fn refusal(endpoint: &Endpoint, response: Response<Incoming>, now: u64) -> Failure {
+async fn refusal(endpoint: &Endpoint, response: Response<Body>, now: u64) -> Failure {
     let (status, retry_after) = (response.status(), retry_after(response.headers(), now));
     // An error whose body breaks off or is endless is still that error.
     let body = Limited::new(response.into_body(), MAX_ERROR_BYTES).collect().await;

@@ -3,6 +3,7 @@
 //! spelling of an address nor a name that changes its answer gets round it. Redirects are not followed and no proxy is
 //! taken from the environment.
 
+mod client;
 mod connector;
 mod policy;
 mod tls;
@@ -10,20 +11,16 @@ mod tls;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+pub use client::{Body, Client};
 pub use connector::{ConnectError, Connector};
 pub use policy::{AddressDenied, Policy};
 pub use tls::{ClientTls, TlsProblem};
 
-/// An HTTP client behind one policy. Its pool is its own, so a connection made under another policy is never reused.
-pub type Client = legacy::Client<HttpsConnector<Connector>, Full<Bytes>>;
+/// Idle connections that are kept where little is asked.
+const FEW: usize = 2;
 
 /// `[egress]`: how far the whole process may reach, whatever is registered.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -79,17 +76,17 @@ impl Egress {
     /// A client that connects where these networks and the process's own bound let it, within `connect_timeout` per connection.
     #[must_use]
     pub fn client(&self, networks: impl IntoIterator<Item = IpNet>, connect_timeout: Duration) -> Client {
-        self.build(networks, connect_timeout, self.tls.as_ref().clone())
+        Client::new(&Connector::new(self.policy(networks), connect_timeout), &self.tls, FEW)
     }
 
     /// A client for the one address of a cloud's own service, such as a metadata server, which no other client reaches.
     #[must_use]
     pub fn client_for(&self, address: std::net::IpAddr, connect_timeout: Duration) -> Client {
         let policy = Policy::only(address).within(self.bound.as_deref());
-        self.build_with(policy, connect_timeout, self.tls.as_ref().clone())
+        Client::new(&Connector::new(policy, connect_timeout), &self.tls, FEW)
     }
 
-    /// The same with authorities and a certificate of its own.
+    /// The same as [`Egress::client`] with authorities and a certificate of its own, and so many idle connections of HTTP/1 kept.
     ///
     /// # Errors
     /// [`TlsProblem`] when they cannot be read.
@@ -98,30 +95,13 @@ impl Egress {
         networks: impl IntoIterator<Item = IpNet>,
         connect_timeout: Duration,
         tls: &ClientTls,
+        idle: usize,
     ) -> Result<Client, TlsProblem> {
-        Ok(self.build(networks, connect_timeout, tls.config()?))
-    }
-
-    fn build(
-        &self,
-        networks: impl IntoIterator<Item = IpNet>,
-        connect_timeout: Duration,
-        tls: rustls::ClientConfig,
-    ) -> Client {
-        self.build_with(self.policy(networks), connect_timeout, tls)
-    }
-
-    fn build_with(&self, policy: Policy, connect_timeout: Duration, tls: rustls::ClientConfig) -> Client {
-        let https = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_all_versions()
-            .wrap_connector(Connector::new(policy, connect_timeout));
-        legacy::Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(50))
-            .pool_max_idle_per_host(64)
-            .build(https)
+        let connector = Connector::new(self.policy(networks), connect_timeout);
+        Ok(match tls.is_default() {
+            true => Client::new(&connector, &self.tls, idle),
+            false => Client::new(&connector, &tls.config()?, idle),
+        })
     }
 }
 

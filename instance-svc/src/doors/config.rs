@@ -121,6 +121,7 @@ fn adapter_endpoints(model: Model, credential: &ModelCredential) -> Vec<pb::Adap
         capabilities: Some(model.spec.capabilities()),
         headers: model.spec.headers(),
         ca_pem: model.spec.ca_pem.clone(),
+        max_concurrency: model.spec.max_concurrency,
     };
     model.spec.endpoints.iter().map(endpoint).collect()
 }

@@ -3794,6 +3794,9 @@ pub struct AdapterEndpoint {
     /// PEM certificates of its server's authorities. Empty: the system's.
     #[prost(string, tag = "12")]
     pub ca_pem: ::prost::alloc::string::String,
+    /// How many requests there may be at once from each gateway. 0: nobody says.
+    #[prost(uint32, tag = "13")]
+    pub max_concurrency: u32,
 }
 /// A probe to run.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -1,8 +1,12 @@
 //! The way from the adapter to a model's server: what is shown there, whom it is believed, and how far it may lead.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use postern_egress::EgressConfig;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use postern_egress::{ClientTls, Egress, EgressConfig};
 use postern_proto::instance::v1 as instance;
 use postern_proto::instance::v1::model_credential::Credential;
 use postern_proto::instance::v1::model_registry_service_client::ModelRegistryServiceClient;
@@ -205,4 +209,57 @@ async fn an_adapter_that_is_offline_reaches_only_what_lies_inside() {
         let refused = reason(&ask(model).await.unwrap_err());
         assert!(matches!(refused, Reason::AdapterUnavailable | Reason::EgressDenied), "{model}: {refused:?}");
     }
+}
+
+/// As many as a server takes on one connection, and half as many again.
+#[tokio::test]
+async fn the_streams_of_one_connection_are_no_ceiling() {
+    const AT_ONCE: usize = 150;
+    let dir = tempfile::tempdir().unwrap();
+    let files = Authority::default().issue(dir.path(), "server");
+    let mut server = (*Tls::load(&files).unwrap().server()).clone();
+    server.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (connections, all_here) = (Arc::new(AtomicUsize::new(0)), Arc::new(tokio::sync::Barrier::new(AT_ONCE)));
+    let counted = connections.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, all_here, counted) = (acceptor.clone(), all_here.clone(), counted.clone());
+            tokio::spawn(async move {
+                let is_used = AtomicUsize::new(0);
+                // Nobody is answered before all are there.
+                let service = hyper::service::service_fn(move |_| {
+                    if is_used.fetch_add(1, Ordering::Relaxed) == 0 {
+                        counted.fetch_add(1, Ordering::Relaxed);
+                    }
+                    let all_here = all_here.clone();
+                    async move {
+                        all_here.wait().await;
+                        Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(Bytes::from("here"))))
+                    }
+                });
+                // Until the first says that it speaks HTTP/2, more are begun, and given up.
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let mut http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                let _ = http2.max_concurrent_streams(100).serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    let text = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
+    let certificate = Some((text(&files.cert_file), text(&files.key_file)));
+    let tls = ClientTls { ca_pem: text(files.ca_file.as_ref().unwrap()), certificate };
+    let egress = Egress::new(&EgressConfig::default()).unwrap();
+    let networks = ["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
+    let client = egress.client_with(networks, std::time::Duration::from_secs(5), &tls, 4).unwrap();
+    let ask = async || {
+        let request = http::Request::get(format!("https://localhost:{port}/")).body(Full::default()).unwrap();
+        let answer = client.request(request).await.unwrap();
+        assert_eq!(answer.version(), http::Version::HTTP_2);
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "here");
+    };
+    soon("all answers", futures_util::future::join_all((0..AT_ONCE).map(|_| ask()))).await;
+    let made = connections.load(Ordering::Relaxed);
+    assert!((2..=3).contains(&made), "{made} connections");
 }
