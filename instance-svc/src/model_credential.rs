@@ -40,6 +40,22 @@ impl ModelCredential {
                 graphic("credential.aws.session_token", &key.session_token, 0..=4096)?;
                 graphic("credential.aws.region", &key.region, 1..=64)?;
             }
+            Some(Credential::AwsIdentity(identity)) => {
+                use pb::aws_identity::Source;
+                graphic("credential.aws_identity.region", &identity.region, 1..=64)?;
+                graphic("credential.aws_identity.role_arn", &identity.role_arn, 0..=2048)?;
+                graphic("credential.aws_identity.external_id", &identity.external_id, 0..=1224)?;
+                match &identity.source {
+                    None => return Err(Failure::field("credential.aws_identity.source", "is missing")),
+                    Some(Source::Profile(name)) => graphic("credential.aws_identity.profile", name, 1..=128)?,
+                    Some(Source::Key(key)) => {
+                        graphic("credential.aws_identity.key.access_key_id", &key.access_key_id, 1..=128)?;
+                        graphic("credential.aws_identity.key.secret_access_key", &key.secret_access_key, 1..=256)?;
+                        graphic("credential.aws_identity.key.session_token", &key.session_token, 0..=4096)?;
+                    }
+                    Some(Source::WebIdentity(_) | Source::Machine(_)) => {}
+                }
+            }
             Some(Credential::Google(pb::GoogleServiceAccount { key_json })) => {
                 let is_object = || serde_json::from_str::<serde_json::Map<_, serde_json::Value>>(key_json).is_ok();
                 if key_json.len() > MAX_PEM || !(key_json.is_empty() || is_object()) {
@@ -66,6 +82,7 @@ impl ModelCredential {
         let kind = match &self.0.credential {
             Some(Credential::ApiKey(_)) => PLAIN_KEY,
             Some(Credential::Aws(_)) => "aws",
+            Some(Credential::AwsIdentity(_)) => "aws_identity",
             Some(Credential::Google(_)) => "google",
             Some(Credential::None(_)) | None => "none",
         };
@@ -79,6 +96,7 @@ impl ModelCredential {
             "none" => pb::CredentialKind::None,
             PLAIN_KEY => pb::CredentialKind::ApiKey,
             "aws" => pb::CredentialKind::Aws,
+            "aws_identity" => pb::CredentialKind::AwsIdentity,
             "google" => pb::CredentialKind::Google,
             _ => pb::CredentialKind::Unspecified,
         }
@@ -118,6 +136,7 @@ impl ModelCredential {
     pub const fn only_for(&self) -> Option<(&'static str, &'static str)> {
         match &self.0.credential {
             Some(Credential::Aws(_)) => Some(("bedrock", "credential.aws")),
+            Some(Credential::AwsIdentity(_)) => Some(("bedrock", "credential.aws_identity")),
             Some(Credential::Google(_)) => Some(("vertex", "credential.google")),
             _ => None,
         }
@@ -135,6 +154,7 @@ fn graphic(field: &str, value: &str, length: std::ops::RangeInclusive<usize>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pb::aws_identity::Source;
 
     fn key(value: &str) -> pb::ModelCredential {
         let credential = Some(Credential::ApiKey(pb::ApiKey { value: value.to_owned() }));
@@ -151,9 +171,18 @@ mod tests {
         pb::ModelCredential { credential: Some(Credential::Aws(key)), client_certificate: None }
     }
 
+    fn identity(source: Option<Source>) -> pb::ModelCredential {
+        let identity = pb::AwsIdentity { region: "eu-central-1".to_owned(), source, ..pb::AwsIdentity::default() };
+        pb::ModelCredential { credential: Some(Credential::AwsIdentity(identity)), client_certificate: None }
+    }
+
     #[test]
     fn what_is_sealed_opens_as_what_it_was() {
-        for (given, kind) in [(key("k"), pb::CredentialKind::ApiKey), (aws(), pb::CredentialKind::Aws)] {
+        for (given, kind) in [
+            (key("k"), pb::CredentialKind::ApiKey),
+            (aws(), pb::CredentialKind::Aws),
+            (identity(Some(Source::Profile("p".to_owned()))), pb::CredentialKind::AwsIdentity),
+        ] {
             let checked = ModelCredential::check(given.clone()).unwrap();
             assert_eq!(ModelCredential::kind_of(&checked.kind()), kind);
             let opened = ModelCredential::opened(&checked.kind(), &checked.secret().unwrap()).unwrap();
@@ -169,6 +198,8 @@ mod tests {
         let field = |given| ModelCredential::check(given).err().unwrap().fields[0].0.clone();
         assert_eq!(field(key("a b")), "credential.api_key.value");
         assert_eq!(field(pb::ModelCredential::default()), "credential");
+        assert_eq!(field(identity(None)), "credential.aws_identity.source");
+        assert_eq!(field(identity(Some(Source::Profile("a b".to_owned())))), "credential.aws_identity.profile");
         let shown = pb::ClientCertificate { certificate_pem: "x".to_owned(), private_key_pem: "y".to_owned() };
         let given = pb::ModelCredential { client_certificate: Some(shown), ..key("k") };
         assert_eq!(field(given), "credential.client_certificate");

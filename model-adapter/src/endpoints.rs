@@ -12,9 +12,9 @@ use postern_proto::Failure;
 use postern_proto::instance::v1 as pb;
 use secrecy::SecretString;
 
+use crate::aws::{AwsCredentials, is_of_aws};
 use crate::google::GoogleTokens;
 use crate::provider::{self, Provider, Target};
-use crate::sigv4::AwsKey;
 
 /// A place where a model is served, ready to be called.
 pub struct Endpoint {
@@ -29,7 +29,7 @@ pub struct Endpoint {
     /// Headers beside those of the API.
     pub headers: HeaderMap,
     /// Signs what is sent, where the server is AWS's.
-    pub aws: Option<AwsKey>,
+    pub aws: Option<Arc<AwsCredentials>>,
     /// Gets what is shown, where the server is Google's.
     pub google: Option<Arc<GoogleTokens>>,
     identifier: String,
@@ -75,7 +75,7 @@ impl Endpoint {
 
     /// The secrets, to take them out of what a server said.
     pub fn secrets(&self) -> impl Iterator<Item = SecretString> {
-        let own = self.api_key.iter().chain(self.aws.iter().flat_map(AwsKey::secrets)).cloned();
+        let own = self.api_key.iter().cloned().chain(self.aws.iter().flat_map(|aws| aws.secrets()));
         own.chain(self.google.as_ref().and_then(|google| google.shown()))
     }
 
@@ -169,7 +169,8 @@ impl Endpoints {
         let (mut api_key, mut aws, mut google) = (None, None, None);
         match credential {
             Some(Credential::ApiKey(pb::ApiKey { value })) => api_key = Some(value.into()),
-            Some(Credential::Aws(key)) => aws = Some(AwsKey::from(key)),
+            Some(Credential::Aws(key)) => aws = Some(Arc::new(AwsCredentials::fixed(key))),
+            Some(Credential::AwsIdentity(identity)) => aws = Some(self.aws(identity, &connection, before)?),
             Some(Credential::Google(pb::GoogleServiceAccount { key_json })) => {
                 google = Some(self.google(key_json, &connection, before)?);
             }
@@ -197,6 +198,25 @@ impl Endpoints {
             policy,
             connection,
         })
+    }
+
+    /// Credentials that are got; those of before, with what they have got, where they are the same.
+    fn aws(
+        &self,
+        identity: pb::AwsIdentity,
+        connection: &Connection,
+        before: Option<&Arc<Endpoint>>,
+    ) -> Result<Arc<AwsCredentials>, String> {
+        let same = |before: &&Arc<Endpoint>| before.connection == *connection;
+        let kept = before.filter(same).and_then(|before| before.aws.clone());
+        if let Some(kept) = kept.filter(|kept| kept.are_got_with(&identity)) {
+            return Ok(kept);
+        }
+        if !connection.url.parse::<Uri>().is_ok_and(|uri| is_of_aws(&uri)) {
+            // Else whoever registers a model could have what the adapter signs sent to a server of theirs.
+            return Err("the adapter's own identity at AWS is shown to https://….amazonaws.com alone".to_owned());
+        }
+        Ok(Arc::new(AwsCredentials::got(identity, &self.egress, connection.networks.iter().copied())))
     }
 
     /// The source of tokens for a service account; the one before, with its token, where it is the same account.

@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Method, Request};
@@ -16,8 +15,8 @@ use postern_egress::{Client, Egress};
 use postern_proto::{Blame, Failure, Reason};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
 
+use crate::renewing::Renewing;
 use crate::upstream;
 
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
@@ -26,12 +25,8 @@ const GRANT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const METADATA: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
 const METADATA_URL: &str = "http://169.254.169.254/computeMetadata/v1/instance/service-accounts/default/token";
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long a token takes at most.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// How long an assertion is good, in seconds; the most that Google takes is an hour.
 const ASSERTION_SECONDS: u64 = 600;
-/// A token with less life than this, in seconds, is asked for anew.
-const LEAST_LIFE: u64 = 120;
 
 /// Where tokens come from, and the one of the moment.
 pub struct GoogleTokens {
@@ -39,21 +34,8 @@ pub struct GoogleTokens {
     /// What it was made of.
     key_json: SecretString,
     client: Client,
-    current: Mutex<Current>,
-    /// The token of the moment, to take it out of what a server said.
-    shown: ArcSwapOption<SecretString>,
+    current: Renewing<SecretString>,
 }
-
-#[derive(Default)]
-struct Current {
-    /// With the second in which it ends.
-    token: Option<(SecretString, u64)>,
-    /// Why there is no newer one, and when that was.
-    failure: Option<(Failure, u64)>,
-}
-
-/// How long a failure serves all who ask, in seconds.
-const FAILURE_SECONDS: u64 = 5;
 
 enum Source {
     ServiceAccount(Box<ServiceAccount>),
@@ -115,21 +97,20 @@ impl GoogleTokens {
         let account = ServiceAccount { email, key_id, key, token_uri };
         let client = egress.client(networks, CONNECT);
         let (source, key_json) = (Source::ServiceAccount(Box::new(account)), key_json.to_owned().into());
-        Ok(Self { source, key_json, client, current: Mutex::default(), shown: ArcSwapOption::empty() })
+        Ok(Self { source, key_json, client, current: Renewing::default() })
     }
 
     /// From the machine's metadata server. None of it is reached where the process keeps within its networks.
     #[must_use]
     pub fn of_this_machine(egress: &Egress) -> Self {
         let client = egress.client_for(METADATA, CONNECT);
-        let (key_json, shown) = (String::new().into(), ArcSwapOption::empty());
-        Self { source: Source::Metadata, key_json, client, current: Mutex::default(), shown }
+        Self { source: Source::Metadata, key_json: String::new().into(), client, current: Renewing::default() }
     }
 
     /// The token of the moment.
     #[must_use]
     pub fn shown(&self) -> Option<SecretString> {
-        self.shown.load_full().map(|token| (*token).clone())
+        self.current.shown().map(|token| (*token).clone())
     }
 
     /// Whether it was made of this.
@@ -142,40 +123,12 @@ impl GoogleTokens {
     ///
     /// # Errors
     /// MODEL_CREDENTIAL_REJECTED when none is given, MODEL_UNREACHABLE when there is nobody to ask.
-    pub async fn token(&self, now: u64) -> Result<SecretString, Failure> {
-        // One asks, and the others wait for what it gets, or for why it got nothing.
-        let mut current = self.current.lock().await;
-        let good = |current: &Current, least: u64| {
-            current.token.as_ref().filter(|(_, expires)| *expires > now + least).map(|(token, _)| token.clone())
+    pub async fn token(&self, now: u64) -> Result<Arc<SecretString>, Failure> {
+        let fetch = async {
+            let answer = self.fetch(now).await?;
+            Ok((SecretString::from(answer.access_token), now.saturating_add(answer.expires_in)))
         };
-        if let Some(token) = good(&current, LEAST_LIFE) {
-            return Ok(token);
-        }
-        let recent = current.failure.as_ref().filter(|(_, at)| now < at + FAILURE_SECONDS);
-        let fetched = match recent {
-            Some((failure, _)) => Err(failure.clone()),
-            None => {
-                let fetched = tokio::time::timeout(PATIENCE, self.fetch(now)).await;
-                fetched.unwrap_or_else(|_| Err(refused("no answer in time")))
-            }
-        };
-        match fetched {
-            Ok(answer) => {
-                let token: SecretString = answer.access_token.into();
-                self.shown.store(Some(Arc::new(token.clone())));
-                *current =
-                    Current { token: Some((token.clone(), now.saturating_add(answer.expires_in))), failure: None };
-                Ok(token)
-            }
-            // The one there is serves to its end.
-            Err(failure) => {
-                let still_good = good(&current, 0);
-                if recent_is_none(&current, now) {
-                    current.failure = Some((failure.clone(), now));
-                }
-                still_good.ok_or(failure)
-            }
-        }
+        self.current.get(now, fetch, || refused("no answer in time")).await
     }
 
     async fn fetch(&self, now: u64) -> Result<Answer, Failure> {
@@ -214,10 +167,6 @@ impl ServiceAccount {
         let claims = Claims { iss, scope: SCOPE, aud, iat: now, exp: now + ASSERTION_SECONDS };
         encode(&header, &claims, &self.key).map_err(|_| Failure::internal("the assertion could not be signed"))
     }
-}
-
-fn recent_is_none(current: &Current, now: u64) -> bool {
-    current.failure.as_ref().is_none_or(|(_, at)| now >= at + FAILURE_SECONDS)
 }
 
 fn refused(detail: &str) -> Failure {

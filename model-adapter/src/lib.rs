@@ -4,6 +4,7 @@
 //! instance feeds `endpoints` through `feed`.
 
 pub mod app;
+mod aws;
 pub mod config;
 mod decode;
 mod endpoints;
@@ -13,6 +14,7 @@ mod google;
 mod guard;
 mod probe;
 pub mod provider;
+mod renewing;
 mod service;
 mod sigv4;
 mod upstream;

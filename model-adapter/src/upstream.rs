@@ -14,6 +14,7 @@ use secrecy::ExposeSecret as _;
 
 use crate::endpoints::Endpoint;
 use crate::provider::Call;
+use crate::sigv4;
 
 /// Largest answer in one piece, in bytes.
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
@@ -44,8 +45,8 @@ pub async fn send(endpoint: &Endpoint, call: Call, id: &RequestId, now: u64) -> 
     );
     request.headers_mut().insert(request_id::HEADER, id.header_value());
     request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(concat!("postern/", env!("CARGO_PKG_VERSION"))));
-    if let Some(key) = &endpoint.aws {
-        key.sign(&mut request, now).map_err(Failure::internal)?;
+    if let Some(aws) = &endpoint.aws {
+        sigv4::sign(aws.get(now).await?, &aws.region, &mut request, now).map_err(Failure::internal)?;
     }
     if let Some(google) = &endpoint.google {
         let fresh = google.token(now).await?;

@@ -412,6 +412,24 @@ pub struct ModelSettings {
     /// Read an AWS access key from this file: JSON with access_key_id, secret_access_key, region and, of temporary keys, session_token.
     #[arg(long, value_name = "FILE", conflicts_with = "api_key_file")]
     pub aws_key_file: Option<PathBuf>,
+    /// The adapter gets credentials of AWS's by this profile of its own files.
+    #[arg(long, value_name = "NAME", requires = "aws_region", conflicts_with_all = ["api_key_file", "aws_key_file"])]
+    pub aws_profile: Option<String>,
+    /// The adapter gets credentials of AWS's by the token that its pod was given (AWS_WEB_IDENTITY_TOKEN_FILE).
+    #[arg(long, requires = "aws_region", conflicts_with_all = ["api_key_file", "aws_key_file", "aws_profile"])]
+    pub aws_web_identity: bool,
+    /// The adapter gets credentials of AWS's by the role of the container, pod or machine that it runs on.
+    #[arg(long, requires = "aws_region", conflicts_with_all = ["api_key_file", "aws_key_file", "aws_profile", "aws_web_identity"])]
+    pub aws_machine: bool,
+    /// Where requests are signed for, such as eu-central-1.
+    #[arg(long, value_name = "REGION")]
+    pub aws_region: Option<String>,
+    /// A role that the adapter assumes, by a key, a profile, a web identity or the machine's role.
+    #[arg(long, value_name = "ARN")]
+    pub aws_role: Option<String>,
+    /// What the role asks of those who assume it.
+    #[arg(long, value_name = "ID", requires = "aws_role")]
+    pub aws_external_id: Option<String>,
     /// Read the key of a service account of Google's from this file, as Google gives it.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["api_key_file", "aws_key_file"])]
     pub google_key_file: Option<PathBuf>,

@@ -1289,7 +1289,7 @@ pub struct ModelCredential {
     #[prost(message, optional, tag = "4")]
     pub client_certificate: ::core::option::Option<ClientCertificate>,
     /// Required.
-    #[prost(oneof = "model_credential::Credential", tags = "1, 2, 3, 5")]
+    #[prost(oneof = "model_credential::Credential", tags = "1, 2, 3, 5, 6")]
     pub credential: ::core::option::Option<model_credential::Credential>,
 }
 /// Nested message and enum types in `ModelCredential`.
@@ -1309,6 +1309,9 @@ pub mod model_credential {
         /// Gets tokens of Google's. Provider vertex only.
         #[prost(message, tag = "5")]
         Google(super::GoogleServiceAccount),
+        /// Signs requests to AWS with credentials that the adapter gets. Provider bedrock at <https://….amazonaws.com> only.
+        #[prost(message, tag = "6")]
+        AwsIdentity(super::AwsIdentity),
     }
 }
 /// An access key of AWS, static or temporary.
@@ -1327,6 +1330,47 @@ pub struct AwsAccessKey {
     /// Required. Such as eu-central-1.
     #[prost(string, tag = "4")]
     pub region: ::prost::alloc::string::String,
+}
+/// Credentials of AWS's that the adapter gets, and gets anew before they end.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AwsIdentity {
+    /// Required. Such as eu-central-1.
+    #[prost(string, tag = "1")]
+    pub region: ::prost::alloc::string::String,
+    /// A role that is assumed with it. Default: empty, none.
+    #[prost(string, tag = "6")]
+    pub role_arn: ::prost::alloc::string::String,
+    /// What the role asks of those who assume it. Default: empty.
+    #[prost(string, tag = "7")]
+    pub external_id: ::prost::alloc::string::String,
+    /// Required. What it begins with.
+    #[prost(oneof = "aws_identity::Source", tags = "2, 3, 4, 5")]
+    pub source: ::core::option::Option<aws_identity::Source>,
+}
+/// Nested message and enum types in `AwsIdentity`.
+pub mod aws_identity {
+    /// The pod's own token.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct WebIdentity {}
+    /// The machine's own role.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Machine {}
+    /// Required. What it begins with.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Source {
+        /// A profile of the adapter's own files (AWS_CONFIG_FILE, AWS_SHARED_CREDENTIALS_FILE; ~/.aws).
+        #[prost(string, tag = "2")]
+        Profile(::prost::alloc::string::String),
+        /// The token that its pod was given for an IAM role (AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_ARN).
+        #[prost(message, tag = "3")]
+        WebIdentity(WebIdentity),
+        /// The role of the container, pod or machine that it runs on.
+        #[prost(message, tag = "4")]
+        Machine(Machine),
+        /// An access key; its region does not count.
+        #[prost(message, tag = "5")]
+        Key(super::AwsAccessKey),
+    }
 }
 /// A service account of Google's.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1513,6 +1557,8 @@ pub enum CredentialKind {
     Aws = 3,
     /// A service account of Google's.
     Google = 4,
+    /// Credentials of AWS's that the adapter gets.
+    AwsIdentity = 5,
 }
 impl CredentialKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1526,6 +1572,7 @@ impl CredentialKind {
             Self::ApiKey => "CREDENTIAL_KIND_API_KEY",
             Self::Aws => "CREDENTIAL_KIND_AWS",
             Self::Google => "CREDENTIAL_KIND_GOOGLE",
+            Self::AwsIdentity => "CREDENTIAL_KIND_AWS_IDENTITY",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1536,6 +1583,7 @@ impl CredentialKind {
             "CREDENTIAL_KIND_API_KEY" => Some(Self::ApiKey),
             "CREDENTIAL_KIND_AWS" => Some(Self::Aws),
             "CREDENTIAL_KIND_GOOGLE" => Some(Self::Google),
+            "CREDENTIAL_KIND_AWS_IDENTITY" => Some(Self::AwsIdentity),
             _ => None,
         }
     }

@@ -102,7 +102,8 @@ fn credential(settings: &ModelSettings, ask: bool) -> Result<Option<pb::ModelCre
     use pb::model_credential::Credential;
     let client_certificate = client_certificate(settings)?;
     let has_key = settings.no_api_key || settings.api_key_file.is_some() || settings.aws_key_file.is_some();
-    let has_key = has_key || settings.google_metadata || settings.google_key_file.is_some();
+    let identity = aws_identity(settings)?;
+    let has_key = has_key || settings.google_metadata || settings.google_key_file.is_some() || identity.is_some();
     if !ask && client_certificate.is_some() && !has_key {
         // A credential is replaced whole.
         return Err(Problem::new(
@@ -112,6 +113,7 @@ fn credential(settings: &ModelSettings, ask: bool) -> Result<Option<pb::ModelCre
     let key = |text: &SecretString| Credential::ApiKey(pb::ApiKey { value: text.expose_secret().to_owned() });
     let google = |key_json: String| Credential::Google(pb::GoogleServiceAccount { key_json });
     let credential = match (&settings.api_key_file, &settings.aws_key_file) {
+        _ if identity.is_some() => identity.map(Credential::AwsIdentity),
         _ if settings.google_metadata => Some(google(String::new())),
         _ if settings.google_key_file.is_some() => {
             let whole = settings.google_key_file.as_deref().map(secret::whole_file).transpose()?;
@@ -133,6 +135,34 @@ fn client_certificate(settings: &ModelSettings) -> Result<Option<pb::ClientCerti
     };
     let private_key_pem = secret::whole_file(key)?.expose_secret().to_owned();
     Ok(Some(pb::ClientCertificate { certificate_pem: read(certificate)?, private_key_pem }))
+}
+
+/// What the adapter gets credentials of AWS's with; `None` where it is not to get any.
+fn aws_identity(settings: &ModelSettings) -> Result<Option<pb::AwsIdentity>, Problem> {
+    use pb::aws_identity::{Machine, Source, WebIdentity};
+    let ModelSettings { aws_profile, aws_web_identity, aws_machine, aws_key_file, .. } = settings;
+    let source = match (aws_profile, aws_web_identity, aws_machine, aws_key_file) {
+        (Some(name), ..) => Source::Profile(name.clone()),
+        (_, true, ..) => Source::WebIdentity(WebIdentity {}),
+        (_, _, true, _) => Source::Machine(Machine {}),
+        (.., Some(path)) if settings.aws_role.is_some() => Source::Key(aws_key(path)?),
+        _ if settings.aws_role.is_some() => {
+            return Err(Problem::new(
+                "--aws-role needs --aws-key-file, --aws-profile, --aws-web-identity or --aws-machine",
+            ));
+        }
+        _ => return Ok(None),
+    };
+    let of_key = match &source {
+        Source::Key(key) => key.region.clone(),
+        _ => String::new(),
+    };
+    Ok(Some(pb::AwsIdentity {
+        region: settings.aws_region.clone().unwrap_or(of_key),
+        source: Some(source),
+        role_arn: settings.aws_role.clone().unwrap_or_default(),
+        external_id: settings.aws_external_id.clone().unwrap_or_default(),
+    }))
 }
 
 /// An AWS key as `{"access_key_id": …, "secret_access_key": …, "session_token": …, "region": …}`.
@@ -243,6 +273,7 @@ fn credential_name(model: &pb::Model) -> &'static str {
     match model.credential_kind() {
         pb::CredentialKind::ApiKey => "api_key",
         pb::CredentialKind::Aws => "aws",
+        pb::CredentialKind::AwsIdentity => "aws_identity",
         pb::CredentialKind::Google => "google",
         pb::CredentialKind::None => "none",
         pb::CredentialKind::Unspecified => "unknown",
