@@ -78,11 +78,12 @@ class Client:
 
 
 class System:
-    """Instance, adapter, gateway and a fake model, in one directory."""
+    """Instance, adapter, gateway and a fake model, in one directory; on loopback, or with certificates at another address of a network."""
 
-    def __init__(self, bin_dir: pathlib.Path, directory: pathlib.Path, instance: str = "", gateway: str = "",
-                 through_proxy: bool = False) -> None:
+    def __init__(self, bin_dir: pathlib.Path, directory: pathlib.Path, instance: str = "", gateway: str = "", adapter: str = "",
+                 through_proxy: bool = False, host: str = "127.0.0.1", tls: "pathlib.Path | None" = None) -> None:
         self.bin, self.dir, self.through_proxy = bin_dir, directory, through_proxy
+        self.host, self.tls = host, tls
         self.processes: dict = {}
         names = ["instance_grpc", "instance_http", "instance_ops", "gateway_grpc", "gateway_http", "gateway_ops",
                  "adapter_grpc", "adapter_ops", "model", "second_grpc", "second_http", "second_ops",
@@ -90,26 +91,34 @@ class System:
         self.port = dict(zip(names, free_ports(len(names))))
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        self.configure(instance, gateway)
+        self.configure(instance, gateway, adapter)
 
-    def configure(self, instance: str, gateway: str) -> None:
+    def url(self, name: str) -> str:
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port[name]}"
+
+    def configure(self, instance: str, gateway: str, adapter: str) -> None:
         port = self.port
-        listen = lambda who, kinds: "[listen]\n" + "".join(f'{kind} = "127.0.0.1:{port[f"{who}_{kind}"]}"\n' for kind in kinds)
+        # What tells of a process's health is for its own machine.
+        host = lambda kind: "127.0.0.1" if kind == "ops" else self.host
+        listen = lambda who, kinds: "[listen]\n" + "".join(f'{kind} = "{host(kind)}:{port[f"{who}_{kind}"]}"\n' for kind in kinds)
         way = {"gateway": "proxy"} if self.through_proxy else {}
-        link = lambda who: (f'[instance]\naddress = "http://127.0.0.1:{port[way.get(who, "instance_grpc")]}"\n'
+        link = lambda who: (f'[instance]\naddress = "{self.url(way.get(who, "instance_grpc"))}"\n'
                             f'credential_file = "{self.dir}/{who}.credential"\n')
+        tls = "".join(f'{name}_file = "{self.tls}/{name}.pem"\n' for name in ("cert", "key", "ca")) if self.tls else ""
+        tls = f"[tls]\n{tls}" if tls else ""
         for name, who in (("instance", "instance"), ("second", "second")):
             (self.dir / f"{name}.toml").write_text(
                 listen(who, ("grpc", "http", "ops"))
-                + f'[issuer]\nurl = "http://127.0.0.1:{port["instance_http"]}"\naccess_token_seconds = 20\n'
+                + f'[issuer]\nurl = "{self.url("instance_http")}"\naccess_token_seconds = 20\n'
                 + "max_access_token_seconds = 60\n"
                 + f'[store]\nsqlite_file = "{self.dir}/instance.db"\n[seal]\nkey_file = "{self.dir}/seal.key"\n'
-                + "[drain]\ngrace_seconds = 2\n" + instance)
-        (self.dir / "adapter.toml").write_text(listen("adapter", ("grpc", "ops")) + link("adapter") + "[drain]\ngrace_seconds = 2\n")
+                + "[drain]\ngrace_seconds = 2\n" + tls + instance)
+        (self.dir / "adapter.toml").write_text(
+            listen("adapter", ("grpc", "ops")) + link("adapter") + "[drain]\ngrace_seconds = 2\n" + tls + adapter)
         (self.dir / "gateway.toml").write_text(
             listen("gateway", ("grpc", "http", "ops")) + link("gateway")
-            + f'[adapters]\ndefault = {{ remote = "http://127.0.0.1:{port["adapter_grpc"]}" }}\n[http]\naccept_credentials = true\n'
-            + f'[notes]\nfile = "{self.dir}/gateway.notes"\n[drain]\ngrace_seconds = 2\n' + gateway)
+            + f'[adapters]\ndefault = {{ remote = "{self.url("adapter_grpc")}" }}\n[http]\naccept_credentials = true\n'
+            + f'[notes]\nfile = "{self.dir}/gateway.notes"\n[drain]\ngrace_seconds = 2\n' + tls + gateway)
 
     # Processes.
 
@@ -181,13 +190,17 @@ class System:
         assert not check or done.returncode == 0, f"postern {' '.join(map(str, words))}\n{done.stdout}{done.stderr}"
         return done.stdout if done.returncode == 0 else ""
 
+    def login(self, credential: pathlib.Path, gateway: str = "", profile: str = "admin") -> None:
+        authority = ["--ca-file", self.tls / "ca.pem"] if self.tls else []
+        self.postern("login", "--instance", self.url("instance_grpc"), "--gateway", gateway or self.url("gateway_grpc"),
+                     "--credential-file", credential, *authority, profile=profile)
+
     def set_up(self) -> "System":
         self.start("model")
         subprocess.run([self.bin / "instance-svc", "--config", self.dir / "instance.toml", "bootstrap", "--credential-file",
                         self.dir / "admin.token"], check=True, capture_output=True)
         self.start("instance")
-        self.postern("login", "--instance", f"http://127.0.0.1:{self.port['instance_grpc']}", "--gateway",
-                     f"http://127.0.0.1:{self.port['gateway_grpc']}", "--credential-file", self.dir / "admin.token")
+        self.login(self.dir / "admin.token")
         self.postern("fleet", "add", "gateway", "gateway", "--credential-file", self.dir / "gateway.credential")
         self.postern("fleet", "add", "adapter", "adapter", "--credential-file", self.dir / "adapter.credential")
         self.postern("model", "add", "demo", "--url", f"http://127.0.0.1:{self.port['model']}/v1", "--endpoint-network",
@@ -210,9 +223,9 @@ class System:
         assert answer.status == 200, answer
         return json.loads(answer.text)["access_token"]
 
-    def ask(self, bearer: str, client: "Client | None" = None) -> Answer:
+    def ask(self, bearer: str, client: "Client | None" = None, model: str = "demo") -> Answer:
         client = client or Client(self.port["gateway_http"])
-        return client.post("/v1/chat/completions", CHAT, {"authorization": f"Bearer {bearer}", "content-type": "application/json"})
+        return client.post("/v1/chat/completions", CHAT.replace("demo", model), {"authorization": f"Bearer {bearer}", "content-type": "application/json"})
 
 
 class Load:
