@@ -5,8 +5,10 @@ import contextlib
 import json
 import random
 import signal
+import socket
 import sqlite3
 import time
+import urllib.request
 
 from system import SOAK, Client, Load
 
@@ -207,6 +209,43 @@ def test_the_bounds_of_refusal_hold_whatever_becomes_of_the_network(start):
     system.proxy.mode = "pass"
     system.until("the gateway is fed again", lambda: system.ask(system.token(), client).status == 200)
     print("served at most so many seconds after the revocation:", worst)
+
+
+def test_streams_that_nobody_reads_hold_a_bounded_memory(start):
+    """The model would write for ever; every stream stalls with what fits in sockets and windows, and the processes hold little of it."""
+    system = start()
+    count = 400 if SOAK else 60
+    body = json.dumps({"model": "demo", "stream": True, "messages": [{"role": "user", "content": "flood"}]})
+    head = (f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {system.user}\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n")
+    sent = lambda: int(urllib.request.urlopen(f"http://127.0.0.1:{system.port['model']}/sent").read())
+    assert system.ask(system.user).status == 200
+    before = {name: system.memory_mib(name) for name in ("gateway", "adapter")}
+    readers = []
+    try:
+        for _ in range(count):
+            reader = socket.socket()
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+            reader.connect(("127.0.0.1", system.port["gateway_http"]))
+            reader.sendall((head + body).encode())
+            readers.append(reader)
+        stalled = [0.0, -1]
+
+        def all_stalled() -> bool:
+            now = sent()
+            if now != stalled[1]:
+                stalled[:] = [time.monotonic(), now]
+            return now > count * 4000 and time.monotonic() > stalled[0] + 2
+
+        system.until("the model to be stopped by its readers", all_stalled)
+        grown = {name: (system.memory_mib(name) - before[name]) / count for name in before}
+        print(f"{count} streams that nobody reads: MiB each {grown}, sent by the model {stalled[1] / count / 2**20:.2f} MiB each")
+        assert all(each < 0.5 for each in grown.values()), grown
+        # Nobody else is stopped by them.
+        assert system.ask(system.user).status == 200
+    finally:
+        for reader in readers:
+            reader.close()
 
 
 def test_a_backup_that_was_made_while_it_ran_is_restored(start):

@@ -21,6 +21,8 @@ use crate::connector::Connector;
 const SHARED_BY: usize = 64;
 /// Connections of HTTP/2 to one place, at most.
 const CONNECTIONS: usize = 32;
+/// What is read of an answer before somebody asks for it, in bytes, and the largest head.
+const READ_AT_ONCE: usize = 64 * 1024;
 /// How long an idle connection is kept.
 const IDLE: Duration = Duration::from_secs(50);
 
@@ -57,6 +59,7 @@ impl Client {
                 .pool_idle_timeout(IDLE)
                 // A shard has no more under way, but where all are full.
                 .pool_max_idle_per_host(idle.min(SHARED_BY))
+                .http1_max_buf_size(READ_AT_ONCE)
                 .build(https);
             Shard { client, busy: Arc::default() }
         };

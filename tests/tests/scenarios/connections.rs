@@ -7,12 +7,15 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use postern_egress::{ClientTls, Egress, EgressConfig};
+use postern_proto::gateway::v1 as gateway;
 use postern_proto::instance::v1 as instance;
 use postern_proto::instance::v1::model_credential::Credential;
 use postern_proto::instance::v1::model_registry_service_client::ModelRegistryServiceClient;
 use postern_proto::{Failure, Reason};
 use postern_runtime::tls::{Tls, TlsConfig};
-use postern_tests::{Act, Authority, FakeModel, Forge, Stack, answer, head, reason, soon};
+use postern_tests::{
+    Act, Authority, FakeModel, Forge, Gate, Stack, answer, chunk, done, finish, head, reason, soon, sse_head, usage,
+};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -262,4 +265,35 @@ async fn the_streams_of_one_connection_are_no_ceiling() {
     soon("all answers", futures_util::future::join_all((0..AT_ONCE).map(|_| ask()))).await;
     let made = connections.load(Ordering::Relaxed);
     assert!((2..=3).contains(&made), "{made} connections");
+}
+
+#[tokio::test]
+async fn a_new_key_is_used_at_once_and_the_streams_of_the_old_one_go_on() {
+    let gate = Gate::default();
+    let slow =
+        vec![sse_head(), chunk("one "), Act::Wait(gate.clone()), chunk("two"), finish("stop"), usage(1, 2), done()];
+    let server = FakeModel::playing([slow, answer(&["new"])]).await;
+    let registered = Stack::model("demo", &server.url());
+    let stack = Stack::builder().registered(registered.clone(), Some("old-key")).bind("chat", &["demo"]).start().await;
+    let token = stack.token().await;
+    let request = Stack::request(gateway::StreamChatRequest { chat: Some(Stack::chat("hi")) }, &token);
+    let mut events = stack.completions().stream_chat(request).await.unwrap().into_inner();
+    let key = Credential::ApiKey(instance::ApiKey { value: "new-key".to_owned() });
+    let credential = instance::ModelCredential { credential: Some(key), client_certificate: None };
+    update(&stack, registered, credential).await.unwrap();
+    let shown = || server.requests().last().unwrap().headers["authorization"].to_str().unwrap().to_owned();
+    assert_eq!(shown(), "Bearer old-key");
+    let asked = async {
+        while shown() != "Bearer new-key" {
+            stack.ask(&token, Stack::chat("hi")).await.unwrap();
+        }
+    };
+    soon("a request with the new key", asked).await;
+    gate.open();
+    let mut ended = false;
+    while let Some(event) = soon("an event", events.message()).await.unwrap() {
+        ended =
+            matches!(event.event.unwrap().event, Some(postern_proto::completion::v1::completion_event::Event::End(_)));
+    }
+    assert!(ended, "the stream under the old key came to its end");
 }
