@@ -40,6 +40,26 @@ impl Prompt {
         let parameters = parameters.clone();
         Self { prompt, parameters, warnings: Vec::new(), template: String::new(), cleaner: None }
     }
+
+    /// Has the answer cleaned.
+    fn clean(&mut self, suffix: &str, may_be_fenced: bool) {
+        self.cleaner = Cleaner::new(suffix, may_be_fenced);
+        if self.parameters.top_logprobs.take().is_some() {
+            // What is cleaned is not what the model wrote token by token.
+            self.warnings.push("`logprobs` was dropped: code is cleaned of what does not belong in a file".to_owned());
+        }
+    }
+}
+
+/// Families of models that think before they answer, by the beginnings of their names, and those that do not although they are called so.
+const THINKING: [&str; 9] = ["gpt-oss", "gpt-5", "o1", "o3", "o4", "deepseek-r1", "qwq", "qwen3", "magistral"];
+const NOT_THINKING: [&str; 1] = ["qwen3-coder"];
+/// What their thoughts may take beside the answer that a template has a bound for, in tokens.
+const THOUGHTS: u32 = 4096;
+
+fn thinks(family: &str) -> bool {
+    let begins = |names: &[&str]| names.iter().any(|name| family.starts_with(name));
+    begins(&THINKING) && !begins(&NOT_THINKING)
 }
 
 /// Builds the prompt of a task for a model. `pinned`: the version of the feature's prompt where the caller has no wish.
@@ -74,7 +94,12 @@ pub fn build(
                 let message = format!("there is no prompt of the feature `{feature}`{wanted} for this model's family");
                 Failure::new(Reason::PromptNotFound, message)
             })?;
-            run(template, variables, parameters)
+            let mut prompt = run(template, variables, &model.family, parameters)?;
+            if *feature == Feature::CodeGeneration {
+                // It is to stand in a file: without a fence, and without what stands after it already.
+                prompt.clean(variables.get("after").map_or("", String::as_str), true);
+            }
+            Ok(prompt)
         }
     }
 }
@@ -84,7 +109,12 @@ fn raw(text: String) -> generation::Prompt {
 }
 
 /// A template of the registry with its variables.
-fn run(template: &Template, variables: &BTreeMap<String, String>, parameters: &Parameters) -> Result<Prompt, Failure> {
+fn run(
+    template: &Template,
+    variables: &BTreeMap<String, String>,
+    family: &str,
+    parameters: &Parameters,
+) -> Result<Prompt, Failure> {
     let rendered = template.render(variables).map_err(|wrong| match wrong.variable() {
         Some(name) => Failure::field(format!("variables.{name}"), wrong.to_string()),
         None => match &wrong {
@@ -104,7 +134,8 @@ fn run(template: &Template, variables: &BTreeMap<String, String>, parameters: &P
     let mut prompt = Prompt::of(generation::Prompt::Chat(chat), parameters);
     let Sampling { max_tokens, temperature, top_p, stop } = &template.parameters;
     let asked = &mut prompt.parameters;
-    asked.max_tokens = asked.max_tokens.or(*max_tokens);
+    let thoughts = if thinks(family) { THOUGHTS } else { 0 };
+    asked.max_tokens = asked.max_tokens.or(max_tokens.map(|most| most.saturating_add(thoughts)));
     asked.temperature = asked.temperature.or(*temperature);
     asked.top_p = asked.top_p.or(*top_p);
     if asked.stop.is_empty() {
@@ -136,7 +167,7 @@ fn code_prompt(
             // A template need not want them all.
             let wanted = given.into_iter().filter(|(name, _)| template.variables.contains_key(*name));
             let given = wanted.map(|(name, value)| (name.to_owned(), value)).collect();
-            (run(template, &given, parameters)?, true)
+            (run(template, &given, &model.family, parameters)?, true)
         }
         CodeMode::Server => {
             // The server may put them into a layout as plain text.
@@ -152,11 +183,7 @@ fn code_prompt(
             (in_layout(prefix, suffix, files, &model.family, parameters), false)
         }
     };
-    prompt.cleaner = Cleaner::new(suffix, is_fenced);
-    if prompt.parameters.top_logprobs.take().is_some() {
-        // What is cleaned is not what the model wrote token by token.
-        prompt.warnings.push("`logprobs` was dropped: a completion of code is cleaned up".to_owned());
-    }
+    prompt.clean(suffix, is_fenced);
     Ok(prompt)
 }
 
@@ -253,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_model_that_only_chats_is_asked() {
-        let built = build_for(CodeMode::Chat, "claude", &task("let a = ", Some(";"))).unwrap();
+        let built = build_for(CodeMode::Chat, "llama3", &task("let a = ", Some(";"))).unwrap();
         let generation::Prompt::Chat(chat) = &built.prompt else { panic!("a chat") };
         let shown = format!("{:?}", chat.messages);
         for part in ["let a = ", "src/a.rs", "fn b() {}"] {
@@ -279,26 +306,87 @@ mod tests {
         assert_eq!(failure.reason, Reason::PromptNotFound);
     }
 
-    /// What each feature shows each kind of family; the sample gives every variable.
+    /// Families as people name what they host.
+    const FAMILIES: [&str; 21] = [
+        "general",
+        "mistral",
+        "mixtral",
+        "codestral",
+        "llama3",
+        "llama-3.3",
+        "qwen2.5",
+        "qwen2.5-coder",
+        "qwen3",
+        "qwen3-coder",
+        "deepseek-coder",
+        "deepseek-r1",
+        "gemma",
+        "codegemma",
+        "codellama",
+        "starcoder2",
+        "granite",
+        "gpt",
+        "gpt-oss",
+        "claude",
+        "gemini",
+    ];
+
+    fn sample(template: &Template) -> BTreeMap<String, String> {
+        template.variables.keys().map(|name| (name.clone(), format!("<{name}>"))).collect()
+    }
+
+    /// What each template shows; the sample gives every variable.
     #[test]
     fn what_each_feature_shows_is_as_it_was_agreed() {
         let registry = Registry::shipped().unwrap();
         let mut shown = String::new();
-        for feature in Feature::ALL.into_iter().filter(|feature| feature.has_prompt()) {
-            for family in ["general", "qwen2.5-coder", "claude", "mistral"] {
-                let template = registry.pick(feature, family, None).unwrap();
-                let sample = template.variables.keys().map(|name| (name.clone(), format!("<{name}>"))).collect();
-                let rendered = template.render(&sample).unwrap();
-                if family == "general" || template.family != "base" {
-                    shown += &format!(
-                        "== {}\n-- system\n{}\n-- user\n{}\n",
-                        template.name(),
-                        rendered.system,
-                        rendered.user
-                    );
+        for (template, _) in registry.all() {
+            let rendered = template.render(&sample(template)).unwrap();
+            let (name, system, user) = (template.name(), rendered.system, rendered.user);
+            shown += &format!("== {name}\n-- system\n{system}\n-- user\n{user}\n");
+        }
+        insta::assert_snapshot!(shown);
+    }
+
+    /// Which template each family is shown where it is not the base, how much it may write, and how it completes code.
+    #[test]
+    fn each_family_has_its_prompt_for_each_feature() {
+        let (registry, mut shown) = (Registry::shipped().unwrap(), String::new());
+        let parameters = Parameters::default();
+        for family in FAMILIES {
+            shown += &format!("== {family}\n");
+            let model = Model { family: family.to_owned(), ..model("m", &[]) };
+            for feature in Feature::ALL.into_iter().filter(|feature| feature.is_run_by_prompt()) {
+                let variables = sample(registry.pick(feature, family, None).unwrap());
+                let built =
+                    build(&Task::Run { feature, variables, version: None }, &model, &parameters, &registry, None);
+                let built = built.unwrap();
+                let plain = format!("{feature}/base/1.0.0");
+                let most = built.parameters.max_tokens.unwrap();
+                if feature == Feature::ExplainCode || built.template != plain {
+                    shown += &format!("{}: {most} tokens\n", built.template);
                 }
+            }
+            for code in [CodeMode::Layout, CodeMode::Chat] {
+                let model = Model { family: family.to_owned(), code, ..model.clone() };
+                let built = build(&task("<before>", Some("<after>")), &model, &parameters, &registry, None).unwrap();
+                shown += &match &built.prompt {
+                    generation::Prompt::Raw(raw) => format!("layout: {:?}\n", raw.text),
+                    _ => format!("{}: {} tokens\n", built.template, built.parameters.max_tokens.unwrap()),
+                };
             }
         }
         insta::assert_snapshot!(shown);
+    }
+
+    #[test]
+    fn code_that_is_written_comes_without_its_fence() {
+        let variables = [("instruction", "add"), ("after", "fn next() {}\n")];
+        let variables = variables.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
+        let task = Task::Run { feature: Feature::CodeGeneration, variables, version: None };
+        let built = build_for(CodeMode::Chat, "general", &task).unwrap();
+        let mut cleaner = built.cleaner.unwrap();
+        let said = "```rust\nfn add() {}\nfn next() {}\n```";
+        assert_eq!(cleaner.push(said) + &cleaner.finish(), "fn add() {}");
     }
 }

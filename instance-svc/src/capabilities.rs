@@ -146,6 +146,13 @@ const ROWS: &[Row] = &[
         says: Says { system_role: Some(false), ..NOTHING },
         why: "Gemma's chat template knows no system role",
     },
+    Row {
+        providers: &["openai", "llamacpp", "ollama"],
+        families: &["deepseek-r1"],
+        identifiers: ANY,
+        says: Says { system_role: Some(false), ..NOTHING },
+        why: "DeepSeek-R1 was trained without instructions apart from the question",
+    },
 ];
 
 fn begins(beginnings: &[&str], text: &str) -> bool {

@@ -5,4 +5,4 @@ mod registry;
 mod template;
 
 pub use registry::{Files, Origin, Registry, Unusable, read_named, read_overlay};
-pub use template::{Rendered, Sampling, Template, TemplateProblem, Variable, Wrong, fenced};
+pub use template::{Rendered, Sampling, Template, TemplateProblem, Variable, Wrong, fenced, tagged};

@@ -297,6 +297,7 @@ fn environment() -> Environment<'static> {
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
     environment.add_filter("fenced", |text: &str, language: Option<&str>| Value::from(fenced(text, language)));
+    environment.add_filter("tagged", |text: &str, tag: &str| Value::from(tagged(text, tag)));
     environment.add_filter("trim", |text: &str| Value::from(text.trim()));
     environment
 }
@@ -310,6 +311,22 @@ pub fn fenced(text: &str, language: Option<&str>) -> String {
     let language: String = language.unwrap_or_default().chars().filter(|c| word(*c)).take(32).collect();
     let end = if text.ends_with('\n') { "" } else { "\n" };
     format!("{fence}{language}\n{text}{end}{fence}")
+}
+
+/// A text between tags that nothing in the text can close: where it would, it has a backslash in it.
+#[must_use]
+pub fn tagged(text: &str, tag: &str) -> String {
+    let tag: String = tag.chars().filter(|c| c.is_ascii_lowercase() || matches!(c, '_' | '-')).take(32).collect();
+    let closing = format!("</{tag}");
+    let (mut body, mut from) = (String::with_capacity(text.len()), 0);
+    // Lower case of ASCII is as long as what it is of.
+    for (at, _) in text.to_ascii_lowercase().match_indices(&closing) {
+        body.push_str(&text[from..at]);
+        body.push_str("<\\/");
+        from = at + 2;
+    }
+    body.push_str(&text[from..]);
+    format!("<{tag}>{body}</{tag}>")
 }
 
 /// Takes so much and no more.
@@ -422,6 +439,15 @@ mod tests {
             prop_assert!(fenced.starts_with(&beginning));
             let closing: Vec<_> = body.lines().filter(|line| line.starts_with(&fence)).collect();
             prop_assert_eq!(closing, [fence.as_str()]);
+        }
+
+        #[test]
+        fn nothing_in_a_text_closes_its_tags(text in "(</?|a|A|b|>|\\n|é){0,40}") {
+            let whole = tagged(&text, "ab");
+            let body = whole.strip_prefix("<ab>").and_then(|rest| rest.strip_suffix("</ab>")).unwrap();
+            prop_assert!(!body.to_ascii_lowercase().contains("</ab"));
+            // Nothing but the backslashes is added.
+            prop_assert_eq!(body.replace("<\\/", "</"), text);
         }
     }
 }
