@@ -45,7 +45,7 @@ async fn a_model_that_only_chats_is_asked_and_its_answer_cleaned() {
     let model = instance::Model { family: "claude".to_owned(), ..Stack::model("demo", &server.url()) };
     let answer = completed(model, code("fn main() {\n", Some("\nlet b = 2;\n}"))).await;
     assert_eq!(answer.choices[0].text, "let a = 1;");
-    assert_eq!(answer.prompt, "code_completion/base/1.0.0");
+    assert_eq!(answer.prompt, "code_completion/claude/1.0.0");
     let asked = &server.requests()[0];
     assert_eq!(asked.path, "/v1/chat/completions");
     let question = asked.body["messages"][1]["content"].as_str().unwrap();
