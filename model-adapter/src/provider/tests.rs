@@ -216,8 +216,12 @@ fn those_that_speak_openais_api_differ_where_they_do() {
     let (call, body) = said("mistral");
     assert_eq!((call.path.as_str(), header(&call, "authorization")), ("/chat/completions", "Bearer model-key"));
     assert_eq!((&body["random_seed"], &body["tool_choice"]), (&json!(7), &json!("any")));
-    assert!(["seed", "stream_options", "top_k"].iter().all(|name| body.get(name).is_none()), "{body}");
-    assert_eq!(call.warnings.len(), 1, "top_k");
+    assert!(["seed", "stream_options"].iter().all(|name| body.get(name).is_none()), "{body}");
+    assert_eq!((&body["top_k"], call.warnings.len()), (&json!(3), 0));
+    let named =
+        Parameters { user: Some("u".to_owned()), extra_json: r#"{"min_p":0.1}"#.to_owned(), ..Default::default() };
+    let (dropping, body) = super::tests::call("mistral", generation::Prompt::Chat(conversation()), named).unwrap();
+    assert_eq!((body.get("user"), body.get("min_p"), dropping.warnings.len()), (None, None, 2));
     let (call, _) = said("vertex");
     assert_eq!(header(&call, "authorization"), "Bearer model-key");
     let (call, body) = said("azure_openai");

@@ -60,51 +60,46 @@ pub(super) fn body(
     {
         body.insert(field.clone(), bound);
     }
-    let warnings = if dialect == Dialect::Mistral { as_mistral(&mut body) } else { Vec::new() };
+    let warnings = if dialect == Dialect::Mistral { as_mistral(&mut body, kind) } else { Vec::new() };
     Ok((kind, serde_json::to_vec(&body).map_err(Failure::internal)?.into(), warnings))
 }
 
-/// Members of Mistral's requests.
-const MISTRAL_KNOWS: &[&str] = &[
-    "model",
+/// Members of Mistral's requests: of both, of chats, and of code at a cursor (<https://docs.mistral.ai/api>).
+const MISTRAL_KNOWS: &[&str] =
+    &["model", "stream", "max_tokens", "min_tokens", "temperature", "top_p", "stop", "random_seed", "metadata"];
+const MISTRAL_CHATS: &[&str] = &[
     "messages",
-    "prompt",
-    "suffix",
-    "stream",
     "tools",
     "tool_choice",
     "parallel_tool_calls",
     "response_format",
-    "max_tokens",
-    "min_tokens",
-    "temperature",
-    "top_p",
-    "stop",
-    "random_seed",
     "presence_penalty",
     "frequency_penalty",
+    "repetition_penalty",
+    "top_k",
     "n",
+    "logprobs",
+    "top_logprobs",
+    "reasoning_effort",
     "prediction",
     "prompt_mode",
     "safe_prompt",
-    "metadata",
+    "prompt_cache_key",
 ];
+const MISTRAL_FILLS_IN: &[&str] = &["prompt", "suffix", "prompt_cache_key"];
 
-/// Mistral's names, without what it has none for.
-fn as_mistral(body: &mut Map<String, Value>) -> Vec<String> {
+/// Mistral's names, without what it has none for: it refuses what it does not know.
+fn as_mistral(body: &mut Map<String, Value>, api: Api) -> Vec<String> {
     if let Some(seed) = body.remove("seed") {
         body.insert("random_seed".to_owned(), seed);
     }
     if body.get("tool_choice").is_some_and(|choice| choice == "required") {
         body.insert("tool_choice".to_owned(), "any".into());
     }
-    body.remove("top_logprobs");
+    let more = if api == Api::Chat { MISTRAL_CHATS } else { MISTRAL_FILLS_IN };
+    let knows = |name: &str| MISTRAL_KNOWS.contains(&name) || more.contains(&name);
+    let unknown: Vec<_> = body.keys().filter(|name| !knows(name)).cloned().collect();
     let mut dropped = Dropped::of("mistral");
-    for name in ["user", "top_k", "reasoning_effort", "logprobs"] {
-        dropped.parameter(name, body.remove(name).is_some());
-    }
-    // What it does not know it refuses.
-    let unknown: Vec<_> = body.keys().filter(|name| !MISTRAL_KNOWS.contains(&name.as_str())).cloned().collect();
     for name in unknown {
         body.remove(&name);
         let shown: String = name.chars().filter(|c| !c.is_control()).take(64).collect();

@@ -294,7 +294,8 @@ fn how_likely_tokens_were_is_asked_for_and_read_where_it_is_offered() {
         (&json!(true), &json!(2), 0)
     );
     assert_eq!(said("ollama", chat(), 2).0["top_logprobs"], 2);
-    for provider in ["anthropic", "bedrock", "cohere", "mistral"] {
+    assert_eq!(said("mistral", chat(), 2).0["top_logprobs"], 2);
+    for provider in ["anthropic", "bedrock", "cohere"] {
         let (body, warned) = said(provider, chat(), 2);
         assert_eq!((body.to_string().contains("logprobs"), warned), (false, 1), "{provider}");
     }
