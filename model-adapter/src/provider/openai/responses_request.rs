@@ -86,10 +86,10 @@ fn add_items(input: &mut Vec<Value>, message: &Message) -> Result<(), Failure> {
 /// A thought as the server wrote it, which it alone can read; `None` for another server's.
 fn thought(thought: &Thought) -> Option<Value> {
     let Thought { text, signature } = thought;
-    let content = say::own_signature(SIGNER, signature)?;
+    let (id, content) = say::own_signature(SIGNER, signature)?.split_once('/')?;
     let summary = (!text.is_empty()).then(|| json!({ "type": "summary_text", "text": text }));
     let summary: Vec<_> = summary.into_iter().collect();
-    Some(json!({ "type": "reasoning", "summary": summary, "encrypted_content": content }))
+    Some(json!({ "type": "reasoning", "id": id, "summary": summary, "encrypted_content": content }))
 }
 
 fn part(part: &ContentPart, kind: &str) -> Result<Value, Failure> {

@@ -180,11 +180,11 @@ fn reasoning_items_go_back_as_they_came() {
     ]
     .concat();
     let (thoughts, ..) = streamed("openai", Api::Responses, body.as_bytes());
-    assert_eq!(thoughts, [Thought { text: "Hm.".to_owned(), signature: "openai:gAAA".to_owned() }]);
+    assert_eq!(thoughts, [Thought { text: "Hm.".to_owned(), signature: "openai:rs_1/gAAA".to_owned() }]);
     assert_eq!(thoughts, read.choices[0].thoughts);
     let known = Capabilities { chat_api: Some("responses".to_owned()), sampling: Some(false), ..Default::default() };
     let body = sent("openai", &known, thoughts, read.choices[0].tool_calls.clone());
-    let back = json!({ "type": "reasoning", "summary": [{ "type": "summary_text", "text": "Hm." }], "encrypted_content": "gAAA" });
+    let back = json!({ "type": "reasoning", "id": "rs_1", "summary": [{ "type": "summary_text", "text": "Hm." }], "encrypted_content": "gAAA" });
     assert_eq!((&body["input"][1], &body["include"]), (&back, &json!(["reasoning.encrypted_content"])));
     // Of a model that does not think nothing of the kind is asked for: it is refused there.
     let known = Capabilities { chat_api: Some("responses".to_owned()), ..Default::default() };
