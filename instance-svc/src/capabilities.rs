@@ -121,6 +121,13 @@ const ROWS: &[Row] = &[
     Row {
         providers: OPENAI_LIKE,
         families: ANY,
+        identifiers: &["gpt-5-chat"],
+        says: Says { sampling: Some(true), ..NOTHING },
+        why: "it chats without thinking first",
+    },
+    Row {
+        providers: OPENAI_LIKE,
+        families: ANY,
         identifiers: &["o1-mini", "o1-preview"],
         says: Says { system_role: Some(false), structured_output: Some(false), images: Some(false), ..NOTHING },
         why: "the first of them took less",
@@ -128,7 +135,15 @@ const ROWS: &[Row] = &[
     Row {
         providers: &["anthropic", "bedrock", "openai"],
         families: ANY,
-        identifiers: &["claude-opus-4-7", "claude-opus-4-8", "claude-opus-5", "claude-sonnet-5", "claude-fable-5"],
+        identifiers: &[
+            "claude-opus-4-7",
+            "claude-opus-4-8",
+            "claude-opus-5",
+            "claude-sonnet-5",
+            "claude-haiku-5",
+            "claude-fable-5",
+            "claude-mythos-5",
+        ],
         says: Says { sampling: Some(false), adaptive_thinking: Some(true), ..NOTHING },
         why: "from Opus 4.7 on, Claude samples as it likes and thinks by effort",
     },

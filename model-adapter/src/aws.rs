@@ -34,7 +34,6 @@ use postern_proto::instance::v1::aws_identity::Source;
 use postern_proto::instance::v1::{AwsAccessKey, AwsIdentity};
 use postern_proto::{Blame, Failure, Reason};
 use secrecy::SecretString;
-use tokio::sync::OnceCell;
 
 use crate::renewing::Renewing;
 
@@ -70,7 +69,6 @@ struct Renewed {
     /// What they were asked for with.
     identity: AwsIdentity,
     http: SharedHttpClient,
-    provider: OnceCell<SharedCredentialsProvider>,
     current: Renewing<Credentials>,
 }
 
@@ -81,12 +79,34 @@ fn of_key(key: AwsAccessKey) -> Credentials {
     Credentials::new(access_key_id, secret_access_key, session_token, None, "registered")
 }
 
-/// Whether a URL is one of AWS's own: the adapter's identity is shown to nobody else, whoever registers what.
-#[must_use]
-pub fn is_of_aws(uri: &Uri) -> bool {
+/// The names that AWS's own services end in; its customers have some too, below `execute-api`, `s3`, `elb` and others.
+const OF_AWS: [&str; 3] = [".amazonaws.com", ".amazonaws.com.cn", ".api.aws"];
+
+/// The host of an https URL without the end that is AWS's own.
+fn within_aws(uri: &Uri) -> Option<String> {
     let host = uri.host().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
-    let ends = [".amazonaws.com", ".amazonaws.com.cn", ".api.aws"];
-    uri.scheme_str() == Some("https") && ends.iter().any(|end| host.ends_with(end))
+    let within = OF_AWS.iter().find_map(|end| host.strip_suffix(end))?;
+    (uri.scheme_str() == Some("https")).then(|| within.to_owned())
+}
+
+/// Whether a URL is that of Bedrock's runtime in a region, or of its private endpoint in a customer's network: the adapter's identity is
+/// shown to nobody else, whoever registers what.
+#[must_use]
+pub fn is_bedrock(uri: &Uri) -> bool {
+    let Some(within) = within_aws(uri) else { return false };
+    let parts: Vec<_> = within.split('.').collect();
+    let runtime = |name: &str| name == "bedrock-runtime" || name == "bedrock-runtime-fips";
+    match parts.as_slice() {
+        [service, _region] => runtime(service),
+        [endpoint, service, _region, "vpce"] => endpoint.starts_with("vpce-") && runtime(service),
+        _ => false,
+    }
+}
+
+/// Whether a URL is that of AWS's token service.
+fn is_sts(uri: &Uri) -> bool {
+    within_aws(uri)
+        .is_some_and(|within| within == "sts" || within.starts_with("sts.") || within.starts_with("sts-fips."))
 }
 
 impl AwsCredentials {
@@ -107,8 +127,8 @@ impl AwsCredentials {
 
     fn over(identity: AwsIdentity, http: SharedHttpClient) -> Self {
         let region = identity.region.clone();
-        let (provider, current) = (OnceCell::new(), Renewing::default());
-        Self { region, kind: Kind::Renewed(Box::new(Renewed { identity, http, provider, current })) }
+        let current = Renewing::default();
+        Self { region, kind: Kind::Renewed(Box::new(Renewed { identity, http, current })) }
     }
 
     /// Whether they are got with this.
@@ -134,21 +154,28 @@ impl AwsCredentials {
 
     /// What must not be shown.
     pub fn secrets(&self) -> impl Iterator<Item = SecretString> {
-        let current = match &self.kind {
-            Kind::Fixed(credentials) => Some(credentials.clone()),
-            Kind::Renewed(renewed) => renewed.current.shown().map(|shown| (*shown).clone()),
+        let (base, current) = match &self.kind {
+            Kind::Fixed(credentials) => (None, Some(credentials.clone())),
+            Kind::Renewed(renewed) => {
+                let base = match &renewed.identity.source {
+                    Some(Source::Key(key)) => Some(of_key(key.clone())),
+                    _ => None,
+                };
+                (base, renewed.current.shown().map(|shown| (*shown).clone()))
+            }
         };
         let secrets = |shown: Credentials| {
             let token = shown.session_token().map(SecretString::from);
             std::iter::once(SecretString::from(shown.secret_access_key())).chain(token).collect::<Vec<_>>()
         };
-        current.map(secrets).into_iter().flatten()
+        base.into_iter().chain(current).flat_map(secrets)
     }
 }
 
 impl Renewed {
     async fn fetch(&self, now: u64) -> Result<(Credentials, u64), Failure> {
-        let provider = self.provider.get_or_init(|| self.provider()).await;
+        // Made anew each time: one that has read a profile keeps what it has read.
+        let provider = self.provider().await;
         let got = provider.provide_credentials().await.map_err(|error| {
             // The error itself says what was asked and why not; its causes say more, and no secret.
             refused(&postern_egress::chain(&error))
@@ -228,7 +255,7 @@ impl Wire {
         let address = uri.host().and_then(|host| host.parse::<IpAddr>().ok());
         match address {
             Some(address) => self.tellers.iter().find(|(teller, _)| *teller == address).map(|(_, client)| client),
-            None => is_of_aws(uri).then_some(&self.sts),
+            None => is_sts(uri).then_some(&self.sts),
         }
     }
 
@@ -317,7 +344,7 @@ mod tests {
         let (sts, http) = sts(200, &assumed("2100-01-01T00:00:00Z"));
         let credentials = AwsCredentials::over(by_key(), http);
         assert!(credentials.are_got_with(&by_key()));
-        assert_eq!(credentials.secrets().count(), 0);
+        assert_eq!(credentials.secrets().count(), 1, "the base key");
         let now = postern_runtime::Clock::now(&postern_runtime::SystemClock);
         for _ in 0..2 {
             let got = credentials.get(now).await.unwrap();
@@ -332,7 +359,7 @@ mod tests {
         let form: std::collections::HashMap<_, _> = form_urlencoded::parse(body.as_bytes()).into_owned().collect();
         assert_eq!((form["Action"].as_str(), form["RoleArn"].as_str()), ("AssumeRole", ROLE));
         assert_eq!((form["ExternalId"].as_str(), form["RoleSessionName"].as_str()), ("ours", SESSION));
-        assert_eq!(credentials.secrets().count(), 2);
+        assert_eq!(credentials.secrets().count(), 3);
     }
 
     #[tokio::test]
@@ -373,6 +400,7 @@ mod tests {
             "http://sts.amazonaws.com/",
             "https://amazonaws.com.example.org/",
             "https://evilamazonaws.com/",
+            "https://x.execute-api.eu-central-1.amazonaws.com/",
             "http://169.254.169.253/",
             "https://10.0.0.1/",
             "http://[fd00:ec2::254]/",
@@ -381,12 +409,17 @@ mod tests {
         }
         for (good, uri) in [
             (true, "https://bedrock-runtime.eu-central-1.amazonaws.com"),
+            (true, "https://bedrock-runtime-fips.us-east-1.amazonaws.com"),
             (true, "https://bedrock-runtime.eu-central-1.api.aws"),
+            (true, "https://vpce-0123-abc.bedrock-runtime.eu-central-1.vpce.amazonaws.com"),
+            (false, "https://x.execute-api.eu-central-1.amazonaws.com"),
+            (false, "https://bedrock-runtime.s3.eu-central-1.amazonaws.com"),
+            (false, "https://ec2-1-2-3-4.compute-1.amazonaws.com"),
             (false, "http://bedrock-runtime.eu-central-1.amazonaws.com"),
             (false, "https://amazonaws.com.evil.example"),
             (false, "https://127.0.0.1"),
         ] {
-            assert_eq!(is_of_aws(&uri.parse().unwrap()), good, "{uri}");
+            assert_eq!(is_bedrock(&uri.parse().unwrap()), good, "{uri}");
         }
     }
 

@@ -9,10 +9,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use ipnet::IpNet;
 use postern_egress::{Client, ClientTls, Connector, Egress, Policy};
 use postern_proto::Failure;
+use postern_proto::completion::v1::Thought;
 use postern_proto::instance::v1 as pb;
+use postern_proto::model::v1::{Generation, generation};
 use secrecy::SecretString;
 
-use crate::aws::{AwsCredentials, is_of_aws};
+use crate::aws::{AwsCredentials, is_bedrock};
 use crate::google::GoogleTokens;
 use crate::provider::{self, Provider, Target};
 
@@ -77,6 +79,37 @@ impl Endpoint {
     pub fn secrets(&self) -> impl Iterator<Item = SecretString> {
         let own = self.api_key.iter().cloned().chain(self.aws.iter().flat_map(|aws| aws.secrets()));
         own.chain(self.google.as_ref().and_then(|google| google.shown()))
+    }
+
+    /// Marks what the server signed as this one's: it means nothing to another, nor to another model's.
+    pub fn mark(&self, signature: &mut String) {
+        if !signature.is_empty() {
+            *signature = format!("{}.{signature}", self.signer());
+        }
+    }
+
+    /// Takes back what this server signed, and leaves out what another did.
+    pub fn take_back(&self, generation: &mut Generation) {
+        let Some(generation::Prompt::Chat(chat)) = &mut generation.prompt else { return };
+        let signer = self.signer();
+        let unmarked = |signature: &str| {
+            signature.strip_prefix(&signer).and_then(|rest| rest.strip_prefix('.')).map(str::to_owned)
+        };
+        for message in &mut chat.messages {
+            message.thoughts = std::mem::take(&mut message.thoughts)
+                .into_iter()
+                .filter_map(|thought| Some(Thought { signature: unmarked(&thought.signature)?, ..thought }))
+                .collect();
+            for call in &mut message.tool_calls {
+                call.signature = unmarked(&call.signature).unwrap_or_default();
+            }
+        }
+    }
+
+    /// A short name for the model at its place.
+    fn signer(&self) -> String {
+        let place = [self.provider.name(), &self.connection.url, &self.model, &self.identifier].join("\n");
+        format!("{:08x}", crc32fast::hash(place.as_bytes()))
     }
 
     /// A connector under the same policy, to probe with.
@@ -212,9 +245,12 @@ impl Endpoints {
         if let Some(kept) = kept.filter(|kept| kept.are_got_with(&identity)) {
             return Ok(kept);
         }
-        if !connection.url.parse::<Uri>().is_ok_and(|uri| is_of_aws(&uri)) {
+        let is_bedrocks = connection.url.parse::<Uri>().is_ok_and(|uri| is_bedrock(&uri));
+        if !is_bedrocks || !connection.tls.is_default() {
             // Else whoever registers a model could have what the adapter signs sent to a server of theirs.
-            return Err("the adapter's own identity at AWS is shown to https://….amazonaws.com alone".to_owned());
+            let message = "the adapter's own identity at AWS is shown to https://bedrock-runtime.REGION.amazonaws.com alone, \
+                           and by the system's authorities";
+            return Err(message.to_owned());
         }
         Ok(Arc::new(AwsCredentials::got(identity, &self.egress, connection.networks.iter().copied())))
     }

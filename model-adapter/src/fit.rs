@@ -118,12 +118,13 @@ fn joined(parts: Vec<ContentPart>) -> Vec<ContentPart> {
 }
 
 fn drop_sampling(parameters: &mut Parameters, warnings: &mut Vec<String>) {
-    let Parameters { temperature, top_p, top_k, presence_penalty, frequency_penalty, .. } = parameters;
+    let Parameters { temperature, top_p, top_k, presence_penalty, frequency_penalty, top_logprobs, .. } = parameters;
     let mut dropped = |name: &str, was_set: bool| {
         if was_set {
             warnings.push(format!("`{name}` was dropped: the model samples as it likes"));
         }
     };
+    dropped("top_logprobs", top_logprobs.take().is_some());
     // What is the default anyway is nobody's loss.
     dropped("temperature", temperature.take().is_some_and(|value| (value - 1.0).abs() > f64::EPSILON));
     dropped("top_p", top_p.take().is_some_and(|value| (value - 1.0).abs() > f64::EPSILON));

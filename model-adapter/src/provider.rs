@@ -151,11 +151,14 @@ pub trait Provider: Send + Sync {
     /// # Errors
     /// MODEL_ANSWER_INVALID when there is no count in it.
     fn read_count(&self, body: &[u8]) -> Result<u64, Failure> {
-        let answer: serde_json::Value =
-            serde_json::from_slice(body).map_err(|error| emit::invalid(format_args!("not JSON: {error}")))?;
-        // By Anthropic, Bedrock and Gemini.
-        let names = ["input_tokens", "inputTokens", "totalTokens"];
-        names.iter().find_map(|name| answer[*name].as_u64()).ok_or_else(|| emit::invalid("no count of tokens"))
+        /// By Anthropic, Bedrock and Gemini.
+        #[derive(serde::Deserialize)]
+        struct Counted {
+            #[serde(alias = "inputTokens", alias = "totalTokens")]
+            input_tokens: u64,
+        }
+        let counted = serde_json::from_slice::<Counted>(body);
+        counted.map(|counted| counted.input_tokens).map_err(|_| emit::invalid("no count of tokens"))
     }
 
     /// The request that lists models, to try a credential with; `None` where the API has no such list.

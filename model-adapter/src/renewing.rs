@@ -7,30 +7,26 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use postern_proto::Failure;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 /// How long getting it takes at most.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What has less life than this, in seconds, is got anew.
 const LEAST_LIFE: u64 = 120;
-/// How long a failure serves all who ask, in seconds.
-const FAILURE_SECONDS: u64 = 5;
+/// How long a failure serves all who ask.
+const FAILURE_SERVES: Duration = Duration::from_secs(5);
 
 /// The thing of the moment.
 pub struct Renewing<T> {
-    current: Mutex<Current<T>>,
-    shown: ArcSwapOption<T>,
-}
-
-struct Current<T> {
     /// With the second in which it ends.
-    value: Option<(Arc<T>, u64)>,
-    /// Why there is no newer one, and when that was.
-    failure: Option<(Failure, u64)>,
+    current: ArcSwapOption<(Arc<T>, u64)>,
+    /// Held by the one who gets a newer one: why there is none, and when that was.
+    getting: Mutex<Option<(Failure, Instant)>>,
 }
 
 impl<T> Default for Renewing<T> {
     fn default() -> Self {
-        Self { current: Mutex::new(Current { value: None, failure: None }), shown: ArcSwapOption::empty() }
+        Self { current: ArcSwapOption::empty(), getting: Mutex::default() }
     }
 }
 
@@ -38,7 +34,12 @@ impl<T> Renewing<T> {
     /// The one of the moment, if there is one.
     #[must_use]
     pub fn shown(&self) -> Option<Arc<T>> {
-        self.shown.load_full()
+        self.current.load().as_ref().map(|current| current.0.clone())
+    }
+
+    fn good_for(&self, least: u64, now: u64) -> Option<Arc<T>> {
+        let current = self.current.load();
+        current.as_ref().filter(|current| current.1 > now.saturating_add(least)).map(|current| current.0.clone())
     }
 
     /// One that is good for a while, at `now` in seconds of Unix time; `fetch` gives a new one with the second in which it ends.
@@ -49,32 +50,35 @@ impl<T> Renewing<T> {
     where
         F: Future<Output = Result<(T, u64), Failure>>,
     {
-        let mut current = self.current.lock().await;
-        let good = |current: &Current<T>, least: u64| {
-            current.value.as_ref().filter(|(_, end)| *end > now.saturating_add(least)).map(|(value, _)| value.clone())
-        };
-        if let Some(value) = good(&current, LEAST_LIFE) {
+        if let Some(value) = self.good_for(LEAST_LIFE, now) {
             return Ok(value);
         }
-        let recent = current.failure.as_ref().filter(|(_, at)| now < at + FAILURE_SECONDS).map(|(why, _)| why.clone());
+        let still_good = self.good_for(0, now);
+        // Who has something that is good waits for nobody.
+        let mut failed = match (self.getting.try_lock(), &still_good) {
+            (Ok(failed), _) => failed,
+            (Err(_), Some(value)) => return Ok(value.clone()),
+            (Err(_), None) => self.getting.lock().await,
+        };
+        if let Some(value) = self.good_for(LEAST_LIFE, now) {
+            return Ok(value);
+        }
+        let recent = failed.as_ref().filter(|(_, at)| at.elapsed() < FAILURE_SERVES).map(|(why, _)| why.clone());
         let fetched = match recent {
             Some(failure) => Err(failure),
             None => {
                 let fetched = tokio::time::timeout(PATIENCE, fetch).await.unwrap_or_else(|_| Err(late()));
-                if let Err(failure) = &fetched {
-                    current.failure = Some((failure.clone(), now));
-                }
+                *failed = fetched.as_ref().err().map(|failure| (failure.clone(), Instant::now()));
                 fetched
             }
         };
         match fetched {
             Ok((value, end)) => {
                 let value = Arc::new(value);
-                self.shown.store(Some(value.clone()));
-                *current = Current { value: Some((value.clone(), end)), failure: None };
+                self.current.store(Some(Arc::new((value.clone(), end))));
                 Ok(value)
             }
-            Err(failure) => good(&current, 0).ok_or(failure),
+            Err(failure) => still_good.ok_or(failure),
         }
     }
 }
@@ -105,11 +109,31 @@ mod tests {
         assert_eq!(get(1900, Err(no())).await, Ok(1), "it is good still");
         assert_eq!(get(1901, Ok((3, 3000))).await, Ok(1), "nobody asks again at once");
         assert_eq!(asked.load(Ordering::Relaxed), 2);
+        tokio::time::advance(FAILURE_SERVES).await;
         assert_eq!(get(1906, Ok((4, 3000))).await, Ok(4));
         assert_eq!(get(3000, Err(no())).await, Err(Reason::ModelCredentialRejected));
+        // Whatever the wall clock says meanwhile.
+        assert_eq!(get(1, Ok((5, 4000))).await, Ok(4));
         assert_eq!(get(3004, Ok((5, 4000))).await, Err(Reason::ModelCredentialRejected));
+        tokio::time::advance(FAILURE_SERVES).await;
         assert_eq!(get(3005, Ok((6, 4000))).await, Ok(6));
         assert_eq!(renewing.shown().as_deref(), Some(&6));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_something_good_waits_for_nobody_who_gets_a_newer_one() {
+        let renewing = Renewing::default();
+        renewing.get(0, async { Ok((1, 1000)) }, no).await.unwrap();
+        let slow = renewing.get(950, std::future::pending(), no);
+        let quick = async {
+            tokio::task::yield_now().await;
+            renewing.get(951, std::future::pending(), no).await.map(|value| *value).ok()
+        };
+        let begun = Instant::now();
+        let both = async { tokio::join!(slow, async { (quick.await, begun.elapsed()) }) };
+        let (slow, (quick, took)) = both.await;
+        assert_eq!((slow.map(|value| *value).ok(), quick), (Some(1), Some(1)));
+        assert!(took < Duration::from_secs(1), "{took:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,8 +10,8 @@ use http::header::CONTENT_TYPE;
 use http_body_util::BodyExt as _;
 use postern_egress::Body;
 use postern_proto::completion::v1::{
-    Choice, Completion, CompletionEvent, Delta, End, FinishReason, Start, Thought, ToolCall, ToolCallFragment, Usage,
-    UsageProvenance, completion_event, delta,
+    Choice, Completion, CompletionEvent, Delta, End, FinishReason, Start, Thought, TokenLogprob, ToolCall,
+    ToolCallFragment, Usage, UsageProvenance, completion_event, delta,
 };
 use postern_proto::model::v1 as pb;
 use postern_proto::model::v1::model_service_server::ModelService;
@@ -30,8 +30,8 @@ use crate::upstream;
 /// Largest answer with embeddings, in bytes: numbers as text take a dozen each.
 const MAX_EMBEDDINGS_BYTES: usize = 64 * 1024 * 1024;
 
-/// Largest answer with a count, in bytes: some servers list the tokens.
-const MAX_COUNT_BYTES: usize = 16 * 1024 * 1024;
+/// Largest answer with a count, in bytes.
+const MAX_COUNT_BYTES: usize = 64 * 1024;
 
 /// The service.
 #[derive(Clone)]
@@ -73,6 +73,7 @@ impl Models {
         let endpoint = self.endpoint(&generation.endpoint_id)?;
         let target = endpoint.target();
         fit(target.capabilities, &mut generation)?;
+        endpoint.take_back(&mut generation);
         let Some(call) = endpoint.provider.count(&target, &generation)? else { return Ok(None) };
         tracing::info!(model.name = endpoint.model, endpoint.id = endpoint.id, "asking the model's server to count");
         let response = upstream::send(&endpoint, call, id, self.clock.now()).await?;
@@ -89,6 +90,7 @@ impl Models {
 
     async fn stream(&self, generation: pb::Generation, id: &RequestId) -> Result<Answer, Failure> {
         let endpoint = self.endpoint(&generation.endpoint_id)?;
+        let likely = asked_likely(&generation);
         let call = call(&endpoint, generation, true)?;
         tracing::info!(model.name = endpoint.model, endpoint.id = endpoint.id, "calling the model");
         let (kind, warnings) = (call.api, call.warnings.clone());
@@ -102,6 +104,7 @@ impl Models {
             rest: None,
             failure: None,
             endpoint,
+            likely,
         };
         match media_type.as_str() {
             "text/event-stream"
@@ -114,7 +117,7 @@ impl Models {
             // A server that does not stream answers in one piece; one that fails may say so under status 200.
             "application/json" => {
                 let whole = self.read(&answer.endpoint, kind, response.into_body()).await?;
-                answer.ready.extend(pieces(whole).map(event));
+                answer.take(pieces(whole).map(event));
             }
             other => {
                 let failure =
@@ -136,10 +139,16 @@ impl Models {
         id: &RequestId,
     ) -> Result<Completion, Failure> {
         let endpoint = self.endpoint(&generation.endpoint_id)?;
+        let likely = asked_likely(&generation);
         let call = call(&endpoint, generation, false)?;
         let (kind, warnings) = (call.api, call.warnings.clone());
         let response = upstream::send(&endpoint, call, id, self.clock.now()).await?;
-        let answer = self.read(&endpoint, kind, response.into_body()).await?;
+        let mut answer = self.read(&endpoint, kind, response.into_body()).await?;
+        for choice in &mut answer.choices {
+            keep_asked(&mut choice.logprobs, likely);
+            choice.thoughts.iter_mut().for_each(|thought| endpoint.mark(&mut thought.signature));
+            choice.tool_calls.iter_mut().for_each(|call| endpoint.mark(&mut call.signature));
+        }
         Ok(Completion { model: endpoint.model.clone(), warnings, ..answer })
     }
 }
@@ -148,9 +157,24 @@ impl Models {
 fn call(endpoint: &Endpoint, mut generation: pb::Generation, stream: bool) -> Result<Call, Failure> {
     let target = endpoint.target();
     let mut warnings = fit(target.capabilities, &mut generation)?;
+    endpoint.take_back(&mut generation);
     let mut call = endpoint.provider.call(&target, &generation, stream)?;
     warnings.append(&mut call.warnings);
     Ok(Call { warnings, ..call })
+}
+
+/// How many of the likeliest tokens were asked for; `None` where nobody asked for any.
+fn asked_likely(generation: &pb::Generation) -> Option<usize> {
+    let top = generation.parameters.as_ref()?.top_logprobs?;
+    usize::try_from(top).ok()
+}
+
+/// Keeps what was asked for: some servers say more.
+fn keep_asked(said: &mut Vec<TokenLogprob>, asked: Option<usize>) {
+    match asked {
+        None => said.clear(),
+        Some(most) => said.iter_mut().for_each(|token| token.top.truncate(most)),
+    }
 }
 
 /// The id of the caller's request, which the model server is told too.
@@ -213,6 +237,8 @@ struct Answer {
     ready: VecDeque<CompletionEvent>,
     rest: Option<Rest>,
     failure: Option<Failure>,
+    /// How many of the likeliest tokens were asked for.
+    likely: Option<usize>,
 }
 
 struct Rest {
@@ -263,8 +289,24 @@ impl Answer {
             Some(Err(error)) => Err(upstream::broken(&error)),
             None => decoder.finish(&mut out),
         };
-        self.ready.extend(out);
-        self.failure = fed.err();
+        let failure = fed.err();
+        self.take(out.into_iter());
+        self.failure = failure;
+    }
+
+    /// Takes events: what is signed as this endpoint's, and of what is likely what was asked for.
+    fn take(&mut self, events: impl Iterator<Item = CompletionEvent>) {
+        for mut event in events {
+            if let Some(completion_event::Event::Delta(said)) = &mut event.event {
+                keep_asked(&mut said.logprobs, self.likely);
+                match &mut said.delta {
+                    Some(delta::Delta::ReasoningSignature(signature)) => self.endpoint.mark(signature),
+                    Some(delta::Delta::ToolCall(call)) => self.endpoint.mark(&mut call.signature),
+                    _ => {}
+                }
+            }
+            self.ready.push_back(event);
+        }
     }
 
     /// Takes the end of the body when it has come with the answer's last bytes, so that the connection can be used again.

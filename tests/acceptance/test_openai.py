@@ -53,6 +53,21 @@ def test_a_completion_is_raw(client, model):
     assert "".join(chunk.choices[0].text for chunk in chunks) == answer.choices[0].text
 
 
+def test_how_likely_tokens_were_is_told(client, model):
+    settings = dict(model=model, messages=QUESTION, max_tokens=3, temperature=0, logprobs=True, top_logprobs=2)
+    tokens = client.chat.completions.create(**settings).choices[0].logprobs.content
+    assert 0 < len(tokens) <= 3
+    for token in tokens:
+        assert token.logprob <= 0 and bytes(token.bytes).decode() == token.token
+        assert len(token.top_logprobs) == 2 and token.top_logprobs[0].logprob >= token.top_logprobs[1].logprob
+    chunks = [chunk for chunk in client.chat.completions.create(**settings, stream=True) if chunk.choices]
+    streamed = [token for chunk in chunks if chunk.choices[0].logprobs for token in chunk.choices[0].logprobs.content]
+    assert [token.token for token in streamed] == [token.token for token in tokens]
+    columns = client.completions.create(model=model, prompt="One, two, three,", max_tokens=3, temperature=0, logprobs=2).choices[0]
+    assert "".join(columns.logprobs.tokens) == columns.text and columns.logprobs.text_offset[0] == 0
+    assert len(columns.logprobs.top_logprobs[0]) == 2
+
+
 def test_models_are_listed_and_found(client, model):
     assert [found.id for found in client.models.list()] == [model]
     assert client.models.retrieve(model).id == model
@@ -140,6 +155,8 @@ def test_texts_are_embedded(client, model):
     assert alike(plain, numbers[0]) > 0.9999
     with pytest.raises(openai.BadRequestError) as refused:
         client.embeddings.create(model=model, input="")
+    # Some clients cut texts into tokens themselves.
+    assert len(client.embeddings.create(model=model, input=[[1, 2, 3], [4, 5]]).data) == 2
     assert refused.value.param == "input"
 
 

@@ -24,10 +24,7 @@ fn message(role: Role, content: Vec<ContentPart>) -> Message {
 fn conversation(provider: &str) -> ChatPrompt {
     let signed = |signature: &str| format!("{provider}:{signature}");
     let thoughts = vec![
-        Thought {
-            text: "Hm.".to_owned(),
-            signature: signed(if provider == "openai" { "rs_1/c2lnbmVk" } else { "c2lnbmVk" }),
-        },
+        Thought { text: "Hm.".to_owned(), signature: signed("c2lnbmVk") },
         Thought { text: String::new(), signature: format!("{provider}-redacted:c2VjcmV0") },
     ];
     let keep = Some(CacheMark { ttl: "1h".to_owned() });

@@ -28,7 +28,7 @@ impl Provider for Bedrock {
     }
 
     fn call(&self, target: &Target<'_>, generation: &Generation, stream: bool) -> Result<Call, Failure> {
-        let (body, warnings) = request::body(generation)?;
+        let (body, warnings) = request::body(target.identifier, generation)?;
         let method = if stream { "converse-stream" } else { "converse" };
         let path = format!("/model/{}/{method}", say::segment(target.identifier));
         let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
@@ -37,7 +37,7 @@ impl Provider for Bedrock {
 
     /// (<https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_CountTokens.html>)
     fn count(&self, target: &Target<'_>, generation: &Generation) -> Result<Option<Call>, Failure> {
-        let body = request::body_to_count(generation)?;
+        let body = request::body_to_count(target.identifier, generation)?;
         let path = format!("/model/{}/count-tokens", say::segment(target.identifier));
         let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
         Ok(Some(Call { path, headers, body, warnings: Vec::new(), api: Api::Converse }))

@@ -1,62 +1,91 @@
 //! How likely tokens were, in the shapes in which servers say it.
 
+use std::collections::BTreeMap;
+
 use postern_proto::completion::v1::TokenLogprob;
+use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// Tokens beside the one that was written; more are not asked for.
 const MAX_TOP: usize = 20;
 
-/// What a choice of OpenAI's chat or completions says of its tokens.
-pub fn of_choice(said: &Value) -> Vec<TokenLogprob> {
-    match said["content"].as_array().or_else(|| said["refusal"].as_array()) {
-        Some(tokens) => listed(tokens),
-        None => in_columns(said),
+/// Longest token, in bytes; no vocabulary has longer ones that are text.
+const MAX_TOKEN: usize = 256;
+
+/// What a choice of OpenAI's chat or completions says of its tokens: a list with one entry a token
+/// (<https://platform.openai.com/docs/api-reference/chat/object>), or lists side by side
+/// (<https://platform.openai.com/docs/api-reference/completions/object>).
+#[derive(Deserialize)]
+struct OfChoice {
+    content: Option<Vec<Token>>,
+    refusal: Option<Vec<Token>>,
+    tokens: Option<Vec<String>>,
+    token_logprobs: Option<Vec<Option<f64>>>,
+    top_logprobs: Option<Vec<Option<BTreeMap<String, f64>>>>,
+}
+
+#[derive(Deserialize)]
+struct Token {
+    token: String,
+    /// Negative infinity is no number in JSON.
+    logprob: Option<f64>,
+    bytes: Option<Vec<u8>>,
+    #[serde(default)]
+    top_logprobs: Option<Vec<Token>>,
+}
+
+/// Reads what a choice says; what is nothing of the kind says nothing.
+pub fn of_choice(said: Option<&RawValue>) -> Vec<TokenLogprob> {
+    let Some(said) = said.and_then(|said| serde_json::from_str::<OfChoice>(said.get()).ok()) else { return Vec::new() };
+    let OfChoice { content, refusal, tokens, token_logprobs, top_logprobs } = said;
+    match content.or(refusal) {
+        Some(tokens) => tokens.into_iter().filter_map(Token::read).collect(),
+        None => in_columns(
+            tokens.unwrap_or_default(),
+            &token_logprobs.unwrap_or_default(),
+            top_logprobs.unwrap_or_default(),
+        ),
     }
 }
 
-/// A list with one entry a token (<https://platform.openai.com/docs/api-reference/chat/object>).
+/// A list with one entry a token, within what is read already.
 pub fn listed(tokens: &[Value]) -> Vec<TokenLogprob> {
-    let with_top = |said: &Value| {
-        let top = said["top_logprobs"].as_array().into_iter().flatten().take(MAX_TOP);
-        Some(TokenLogprob { top: top.filter_map(token).collect(), ..token(said)? })
-    };
-    tokens.iter().filter_map(with_top).collect()
+    tokens.iter().filter_map(|token| Token::deserialize(token).ok()?.read()).collect()
 }
 
-fn token(said: &Value) -> Option<TokenLogprob> {
-    let byte = |byte: &Value| byte.as_u64().and_then(|byte| u8::try_from(byte).ok());
-    Some(TokenLogprob {
-        token: said["token"].as_str()?.to_owned(),
-        // Negative infinity is no number in JSON.
-        logprob: said["logprob"].as_f64().unwrap_or(f64::NEG_INFINITY),
-        bytes: said["bytes"].as_array().into_iter().flatten().filter_map(byte).collect(),
-        top: Vec::new(),
-    })
+fn one(token: String, logprob: Option<f64>) -> Option<TokenLogprob> {
+    let logprob = logprob.unwrap_or(f64::NEG_INFINITY);
+    (token.len() <= MAX_TOKEN).then_some(TokenLogprob { token, logprob, ..TokenLogprob::default() })
 }
 
-/// Lists side by side (<https://platform.openai.com/docs/api-reference/completions/object>).
-fn in_columns(said: &Value) -> Vec<TokenLogprob> {
-    let Some(tokens) = said["tokens"].as_array() else { return Vec::new() };
-    let one = |token: &str, logprob: Option<f64>| TokenLogprob {
-        token: token.to_owned(),
-        logprob: logprob.unwrap_or(f64::NEG_INFINITY),
-        ..TokenLogprob::default()
-    };
-    let with_top = |(at, token): (usize, &Value)| {
-        let top = said["top_logprobs"][at].as_object().into_iter().flatten().take(MAX_TOP);
-        let mut top: Vec<_> = top.map(|(token, logprob)| one(token, logprob.as_f64())).collect();
+impl Token {
+    fn read(self) -> Option<TokenLogprob> {
+        let bytes = self.bytes.filter(|bytes| bytes.len() <= MAX_TOKEN).unwrap_or_default();
+        let top = self.top_logprobs.unwrap_or_default().into_iter().take(MAX_TOP);
+        let top = top.filter_map(|token| Token { top_logprobs: None, ..token }.read()).collect();
+        Some(TokenLogprob { bytes, top, ..one(self.token, self.logprob)? })
+    }
+}
+
+fn in_columns(
+    tokens: Vec<String>,
+    logprobs: &[Option<f64>],
+    tops: Vec<Option<BTreeMap<String, f64>>>,
+) -> Vec<TokenLogprob> {
+    let mut tops = tops.into_iter();
+    let with_top = |(at, token): (usize, String)| {
+        let top = tops.next().flatten().unwrap_or_default().into_iter().take(MAX_TOP);
+        let mut top: Vec<_> = top.filter_map(|(token, logprob)| one(token, Some(logprob))).collect();
         top.sort_by(|a, b| b.logprob.total_cmp(&a.logprob));
-        Some(TokenLogprob { top, ..one(token.as_str()?, said["token_logprobs"][at].as_f64()) })
+        Some(TokenLogprob { top, ..one(token, logprobs.get(at).copied().flatten())? })
     };
-    tokens.iter().enumerate().filter_map(with_top).collect()
+    tokens.into_iter().enumerate().filter_map(with_top).collect()
 }
 
 /// Gemini's chosen tokens, and beside each the likeliest (<https://ai.google.dev/api/generate-content#LogprobsResult>).
 pub fn of_gemini(said: &Value) -> Vec<TokenLogprob> {
-    let one = |said: &Value| {
-        let logprob = said["logProbability"].as_f64().unwrap_or(f64::NEG_INFINITY);
-        Some(TokenLogprob { token: said["token"].as_str()?.to_owned(), logprob, ..TokenLogprob::default() })
-    };
+    let one = |said: &Value| one(said["token"].as_str()?.to_owned(), said["logProbability"].as_f64());
     let chosen = said["chosenCandidates"].as_array().into_iter().flatten().enumerate();
     let with_top = |(at, token): (usize, &Value)| {
         let top = said["topCandidates"][at]["candidates"].as_array().into_iter().flatten().take(MAX_TOP);
@@ -76,6 +105,10 @@ mod tests {
             format!("{} [{}]", one(token), token.top.iter().map(one).collect::<Vec<_>>().join(" "))
         };
         tokens.iter().map(line).collect()
+    }
+
+    fn of_choice(said: &Value) -> Vec<TokenLogprob> {
+        super::of_choice(Some(&serde_json::value::to_raw_value(said).unwrap()))
     }
 
     #[test]
@@ -108,6 +141,9 @@ mod tests {
         for said in [json!(null), json!({}), json!({ "content": null }), json!({ "tokens": 1 }), json!([])] {
             assert!(of_choice(&said).is_empty(), "{said}");
         }
+        assert!(super::of_choice(None).is_empty());
+        let long = json!({ "content": [{ "token": "x".repeat(MAX_TOKEN + 1), "logprob": -1.0 }] });
+        assert!(of_choice(&long).is_empty());
         let columns = json!({ "tokens": ["a"], "token_logprobs": [null], "top_logprobs": null });
         assert_eq!(of_choice(&columns)[0].logprob, f64::NEG_INFINITY);
     }

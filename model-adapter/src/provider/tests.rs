@@ -97,7 +97,7 @@ fn anthropic_is_told_the_conversation_in_its_own_form() {
     assert!(call.headers["x-api-key"].is_sensitive());
     let expected = json!({
         "model": "org/m:1", "stream": true, "max_tokens": 20, "temperature": 1.0, "top_k": 3,
-        "stop_sequences": ["END"], "system": "Be brief.", "tool_choice": { "type": "any" },
+        "stop_sequences": ["END"], "system": [{ "type": "text", "text": "Be brief." }], "tool_choice": { "type": "any" },
         "tools": [{ "name": "weather", "description": "Tells it.", "input_schema": schema() }],
         "messages": [
             { "role": "user", "content": [
@@ -302,9 +302,11 @@ fn thinking_is_asked_for_only_where_it_is_taken() {
     let plain = || ChatPrompt { messages: vec![message(Role::User, vec![text("Hi")])], ..ChatPrompt::default() };
     let (body, warned) = asked("anthropic", "low", 4000, plain(), Parameters::default());
     assert_eq!((&body["thinking"]["budget_tokens"], warned), (&json!(2048), 0));
+    let (body, warned) = asked("anthropic", "high", 16_000, plain(), Parameters::default());
+    assert_eq!((&body["thinking"]["budget_tokens"], warned), (&json!(12_000), 0));
     let sampled = Parameters { top_k: Some(1), ..Parameters::default() };
     for (max_tokens, chat, rest) in [
-        (2048, plain(), Parameters::default()),
+        (1200, plain(), Parameters::default()),
         (4000, plain(), sampled),
         (4000, conversation(), Parameters::default()),
     ] {
@@ -420,8 +422,11 @@ fn a_model_that_thinks_by_effort_is_told_one() {
         (&body["output_config"], &body["thinking"]["type"]),
         (&json!({ "effort": "xhigh" }), &json!("adaptive"))
     );
+    // One that thinks as it likes may go on amid tools, but not where it must call one.
     let body = said("low", conversation());
     assert_eq!((&body["output_config"]["effort"], body.get("thinking")), (&json!("low"), None));
+    let body = said("low", ChatPrompt { tool_choice: None, ..conversation() });
+    assert_eq!(body["thinking"]["type"], "adaptive");
     let body = said("none", plain());
     assert_eq!((body.get("output_config"), body.get("thinking")), (None, None));
 }

@@ -1309,7 +1309,7 @@ pub mod model_credential {
         /// Gets tokens of Google's. Provider vertex only.
         #[prost(message, tag = "5")]
         Google(super::GoogleServiceAccount),
-        /// Signs requests to AWS with credentials that the adapter gets. Provider bedrock at <https://….amazonaws.com> only.
+        /// Signs requests to AWS with credentials that the adapter gets. Provider bedrock at <https://bedrock-runtime.REGION.amazonaws.com> only.
         #[prost(message, tag = "6")]
         AwsIdentity(super::AwsIdentity),
     }

@@ -21,13 +21,35 @@ fn finish_reason(text: &str) -> FinishReason {
     }
 }
 
-/// Takes over what is said of usage; counts in a stream are of all that came so far.
-fn take_usage(usage: &mut Usage, said: &Value) {
-    let count = |name: &str| said[name].as_u64();
-    usage.provenance = UsageProvenance::Reported as i32;
-    usage.input_tokens = count("input_tokens").or(usage.input_tokens);
-    usage.output_tokens = count("output_tokens").or(usage.output_tokens);
-    usage.cached_input_tokens = count("cache_read_input_tokens").or(usage.cached_input_tokens);
+/// What was said of usage; counts in a stream are of all that came so far.
+#[derive(Default)]
+struct Counts {
+    /// Without what came from a cache or went into one.
+    input: Option<u64>,
+    output: Option<u64>,
+    cache_read: Option<u64>,
+    cache_written: Option<u64>,
+}
+
+impl Counts {
+    fn take(&mut self, said: &Value) {
+        let count = |name: &str| said[name].as_u64();
+        self.input = count("input_tokens").or(self.input);
+        self.output = count("output_tokens").or(self.output);
+        self.cache_read = count("cache_read_input_tokens").or(self.cache_read);
+        self.cache_written = count("cache_creation_input_tokens").or(self.cache_written);
+    }
+
+    fn usage(&self) -> Usage {
+        let cached = self.cache_read.unwrap_or(0).saturating_add(self.cache_written.unwrap_or(0));
+        Usage {
+            input_tokens: self.input.map(|input| input.saturating_add(cached)),
+            output_tokens: self.output,
+            cached_input_tokens: self.cache_read,
+            provenance: UsageProvenance::Reported as i32,
+            ..Usage::default()
+        }
+    }
 }
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {
@@ -69,9 +91,10 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
             _ => {}
         }
     }
-    let mut usage = Usage::default();
-    take_usage(&mut usage, &message["usage"]);
-    Ok(emit::with_thoughts(emit::whole((said, thought), calls, finish_reason(reason), Some(usage)), thoughts))
+    let mut counts = Counts::default();
+    counts.take(&message["usage"]);
+    let whole = emit::whole((said, thought), calls, finish_reason(reason), Some(counts.usage()));
+    Ok(emit::with_thoughts(whole, thoughts))
 }
 
 fn arguments(input: &Value) -> String {
@@ -96,7 +119,7 @@ enum Block {
 pub(super) struct Events {
     blocks: Vec<Option<Block>>,
     calls: u32,
-    usage: Usage,
+    counts: Counts,
     reason: Option<FinishReason>,
     done: bool,
 }
@@ -106,19 +129,19 @@ impl TakeEvent for Events {
         let said: Value = serde_json::from_str(&event.data)
             .map_err(|error| invalid(format_args!("an event is not JSON: {error}")))?;
         match text(&said, "type") {
-            "message_start" => take_usage(&mut self.usage, &said["message"]["usage"]),
+            "message_start" => self.counts.take(&said["message"]["usage"]),
             "content_block_start" => self.begin(&said, out)?,
             "content_block_delta" => self.more(&said, out)?,
             "content_block_stop" => self.stop(&said, out)?,
             "message_delta" => {
-                take_usage(&mut self.usage, &said["usage"]);
+                self.counts.take(&said["usage"]);
                 if let Some(reason) = said["delta"]["stop_reason"].as_str() {
                     self.reason = Some(finish_reason(reason));
                 }
             }
             "message_stop" => {
                 let reason = self.reason.ok_or_else(truncated)?;
-                emit::end(out, Some(std::mem::take(&mut self.usage)), &[reason]);
+                emit::end(out, Some(self.counts.usage()), &[reason]);
                 self.done = true;
             }
             "error" => return Err(error::from_object(&said["error"])),
@@ -204,6 +227,9 @@ impl Events {
             "signature_delta" => {
                 if let Some(Block::Thinking { signature }) = self.block(said)? {
                     signature.push_str(text(delta, "signature"));
+                    if signature.len() > sse::MAX_EVENT_BYTES {
+                        return Err(invalid("a signature is too large"));
+                    }
                 }
             }
             // Citations, and deltas of later versions.

@@ -28,6 +28,8 @@ pub(super) fn body_to_count(target: &Target<'_>, generation: &Generation) -> Res
     Ok(serde_json::to_vec(&asked).map_err(Failure::internal)?.into())
 }
 
+/// The least that a model may spend on thinking.
+const LEAST_BUDGET: u32 = 1024;
 /// Efforts that newer models know.
 const EFFORTS: [&str; 5] = ["low", "medium", "high", "xhigh", "max"];
 
@@ -48,8 +50,9 @@ pub(super) fn body(
     }
     body.insert("model".to_owned(), target.identifier.into());
     let (system, messages) = conversation(messages)?;
-    if let Some(system) = instructions(system) {
-        body.insert("system".to_owned(), system);
+    if !system.is_empty() {
+        // In pieces, whether one is marked or not: to the server that keeps them one text would be another beginning.
+        body.insert("system".to_owned(), system.into());
     }
     body.insert("messages".to_owned(), messages.into());
     if stream {
@@ -62,27 +65,22 @@ pub(super) fn body(
     if let Some(choice) = choice(tool_choice.as_ref().filter(|_| !tools.is_empty()), &parameters, !tools.is_empty()) {
         body.insert("tool_choice".to_owned(), choice);
     }
-    let is_amid_tools = chat.messages.iter().any(has_unthought_calls)
-        || body.get("tool_choice").is_some_and(|choice| choice["type"] != "auto");
+    let is_forced = body.get("tool_choice").is_some_and(|choice| choice["type"] == "any" || choice["type"] == "tool");
     let is_adaptive = target.capabilities.adaptive_thinking();
-    add_parameters(&mut body, &parameters, &mut dropped, (is_amid_tools, is_adaptive))?;
+    // One that thinks by a budget wants the thoughts that the calls of this turn began with; one that thinks as it likes does not.
+    let may_think = !is_forced && (is_adaptive || !begins_unthought(&chat.messages));
+    add_parameters(&mut body, &parameters, &mut dropped, (may_think, is_adaptive))?;
     let bytes = serde_json::to_vec(&body).map_err(Failure::internal)?;
     Ok((bytes.into(), dropped.warnings))
 }
 
-/// Whether calls stand without the thoughts that went with them, which the server would ask for if it were to think.
-fn has_unthought_calls(message: &Message) -> bool {
+/// Whether the turn that is under way began with calls, and without the thoughts that went with them
+/// (<https://docs.anthropic.com/en/docs/build-with-claude/extended-thinking>).
+fn begins_unthought(messages: &[Message]) -> bool {
+    let from = messages.iter().rposition(|message| message.role == Role::User as i32).map_or(0, |at| at + 1);
+    let first = messages[from..].iter().find(|message| message.role == Role::Assistant as i32);
     let is_own = |thought: &Thought| own_block(thought).is_some();
-    !message.tool_calls.is_empty() && !message.thoughts.iter().any(is_own)
-}
-
-/// Instructions as one text, or in pieces where one of them has a mark.
-fn instructions(pieces: Vec<Value>) -> Option<Value> {
-    if pieces.is_empty() || pieces.iter().any(|piece| piece.get("cache_control").is_some()) {
-        return (!pieces.is_empty()).then(|| pieces.into());
-    }
-    let texts: Vec<_> = pieces.iter().filter_map(|piece| piece["text"].as_str()).collect();
-    Some(texts.join("\n\n").into())
+    first.is_some_and(|first| !first.tool_calls.is_empty() && !first.thoughts.iter().any(is_own))
 }
 
 /// The mark of what the server shall keep (<https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching>).
@@ -212,7 +210,7 @@ fn add_parameters(
     body: &mut Map<String, Value>,
     parameters: &Parameters,
     dropped: &mut Dropped<'_>,
-    (is_amid_tools, is_adaptive): (bool, bool),
+    (may_think, is_adaptive): (bool, bool),
 ) -> Result<(), Failure> {
     let Parameters {
         max_tokens,
@@ -268,9 +266,9 @@ fn add_parameters(
         if EFFORTS.contains(&effort.as_str()) {
             let config = body.entry("output_config").or_insert_with(|| json!({}));
             config["effort"] = effort.as_str().into();
-            // Thoughts that went with earlier calls are gone, and would be asked for; and thinking wants the sampling left alone.
+            // Thinking wants the sampling left alone.
             let is_plain = temperature.is_none_or(|given| given >= 1.0) && top_k.is_none() && top_p.is_none();
-            if !is_amid_tools && is_plain {
+            if may_think && is_plain {
                 body.insert("thinking".to_owned(), json!({ "type": "adaptive", "display": "summarized" }));
             }
         } else {
@@ -280,9 +278,10 @@ fn add_parameters(
         let budget = BUDGETS.iter().find(|(name, _)| name == effort).map(|(_, budget)| *budget);
         // The budget must be less than the whole answer may take; thinking wants the sampling left alone, a free choice of tools,
         // and the thoughts that went with earlier calls, which nobody has kept.
-        let plain =
-            temperature.is_none_or(|given| given >= 1.0) && top_k.is_none() && top_p.is_none() && !is_amid_tools;
-        match budget.filter(|budget| *budget < max_tokens && plain) {
+        let plain = temperature.is_none_or(|given| given >= 1.0) && top_k.is_none() && top_p.is_none() && may_think;
+        // What is left of the whole is for the answer.
+        let budget = budget.map(|budget| budget.min(max_tokens / 4 * 3));
+        match budget.filter(|budget| *budget >= LEAST_BUDGET && plain) {
             Some(budget) => drop(add("thinking", Some(json!({ "type": "enabled", "budget_tokens": budget })))),
             None => dropped.warnings.push(
                 "`reasoning_effort` was dropped: it needs a larger `max_tokens`, no sampling parameters, and no tool calls \

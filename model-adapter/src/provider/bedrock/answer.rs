@@ -33,8 +33,11 @@ fn ended(reason: FinishReason, has_calls: bool) -> FinishReason {
 }
 
 fn usage(said: &Value) -> Option<Usage> {
+    // What came from a cache or went into one is counted apart.
+    let cached = said["cacheReadInputTokens"].as_u64().unwrap_or(0);
+    let cached = cached.saturating_add(said["cacheWriteInputTokens"].as_u64().unwrap_or(0));
     said.is_object().then(|| Usage {
-        input_tokens: said["inputTokens"].as_u64(),
+        input_tokens: said["inputTokens"].as_u64().map(|input| input.saturating_add(cached)),
         output_tokens: said["outputTokens"].as_u64(),
         cached_input_tokens: said["cacheReadInputTokens"].as_u64(),
         provenance: UsageProvenance::Reported as i32,
@@ -70,6 +73,9 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
     Ok(emit::with_thoughts(emit::whole((said, thought), calls, reason, usage(&answer["usage"])), thoughts))
 }
 
+/// Largest signature of a thought, in bytes.
+const MAX_SIGNATURE_BYTES: usize = 1024 * 1024;
+
 /// What has come so far.
 #[derive(Default)]
 pub(super) struct Messages {
@@ -77,6 +83,8 @@ pub(super) struct Messages {
     /// The tool calls by their block: their place among the calls, and whether any arguments have come.
     blocks: Vec<Option<(u32, bool)>>,
     calls: u32,
+    /// What has come of the signature of the thought that is coming, and who signs so.
+    signature: Option<(&'static str, String)>,
     reason: Option<FinishReason>,
     /// The metadata, once it has come, with the usage if that is in it.
     usage: Option<Option<Usage>>,
@@ -200,10 +208,13 @@ impl Messages {
         emit::text(out, 0, text(delta, "text"));
         let thought = &delta["reasoningContent"];
         emit::reasoning(out, 0, text(thought, "text"));
-        for (signer, signature) in [(SIGNER, text(thought, "signature")), (REDACTED, text(thought, "redactedContent"))]
-        {
-            if !signature.is_empty() {
-                emit::signature(out, 0, say::signed_by(signer, signature));
+        for (signer, piece) in [(SIGNER, text(thought, "signature")), (REDACTED, text(thought, "redactedContent"))] {
+            if !piece.is_empty() {
+                let (_, signature) = self.signature.get_or_insert_with(|| (signer, String::new()));
+                signature.push_str(piece);
+                if signature.len() > MAX_SIGNATURE_BYTES {
+                    return Err(invalid("a signature is too large"));
+                }
             }
         }
         let input = text(&delta["toolUse"], "input");
@@ -218,8 +229,11 @@ impl Messages {
         Ok(())
     }
 
-    /// A call without arguments gets none.
+    /// A call without arguments gets none, and a thought its signature.
     fn stop(&mut self, said: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        if let Some((signer, signature)) = self.signature.take() {
+            emit::signature(out, 0, say::signed_by(signer, &signature));
+        }
         if let Some((index, false)) = self.block(said)?.take() {
             let arguments_json = "{}".to_owned();
             emit::tool_call(out, 0, ToolCallFragment { index, arguments_json, ..ToolCallFragment::default() });

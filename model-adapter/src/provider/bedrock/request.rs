@@ -11,12 +11,13 @@ use serde_json::{Map, Value, json};
 use super::{REDACTED, SIGNER};
 use crate::provider::say::{self, Dropped, Picture};
 
-pub(super) fn body(generation: &Generation) -> Result<(Bytes, Vec<String>), Failure> {
+pub(super) fn body(identifier: &str, generation: &Generation) -> Result<(Bytes, Vec<String>), Failure> {
     let Some(generation::Prompt::Chat(chat)) = &generation.prompt else {
         return Err(Failure::field("generation.prompt", "the provider bedrock has no raw completions"));
     };
     let ChatPrompt { messages, tools, tool_choice, response_format } = chat;
     let mut dropped = Dropped::of("bedrock");
+    let keeps = Keeps::of(identifier);
     let mut body = Map::new();
     if let Some((said, _)) = say::schema(response_format.as_ref(), "bedrock")? {
         // The schema goes as text.
@@ -27,7 +28,7 @@ pub(super) fn body(generation: &Generation) -> Result<(Bytes, Vec<String>), Fail
         let format = json!({ "type": "json_schema", "structure": { "jsonSchema": schema } });
         body.insert("outputConfig".to_owned(), json!({ "textFormat": format }));
     }
-    let (system, messages) = conversation(messages)?;
+    let (system, messages) = conversation(messages, keeps)?;
     if !system.is_empty() {
         body.insert("system".to_owned(), system.into());
     }
@@ -41,7 +42,7 @@ pub(super) fn body(generation: &Generation) -> Result<(Bytes, Vec<String>), Fail
         let mut offered = Vec::new();
         for one in tools {
             offered.push(tool(one)?);
-            offered.extend(one.cache.as_ref().map(cache_point));
+            offered.extend(keeps.point(one.cache.as_ref()).filter(|_| keeps == Keeps::Everything));
         }
         let mut config = json!({ "tools": offered });
         if let Some(choice) = tool_choice.as_ref().filter(|_| !none).and_then(choice) {
@@ -59,28 +60,25 @@ pub(super) fn body(generation: &Generation) -> Result<(Bytes, Vec<String>), Fail
 }
 
 /// The body that asks how many tokens a prompt has.
-pub(super) fn body_to_count(generation: &Generation) -> Result<Bytes, Failure> {
-    let (bytes, _) = body(generation)?;
+pub(super) fn body_to_count(identifier: &str, generation: &Generation) -> Result<Bytes, Failure> {
+    let (bytes, _) = body(identifier, generation)?;
     let mut asked: Map<String, Value> = serde_json::from_slice(&bytes).map_err(Failure::internal)?;
     asked.retain(|name, _| matches!(name.as_str(), "messages" | "system" | "toolConfig"));
     let asked = json!({ "input": { "converse": asked } });
     Ok(serde_json::to_vec(&asked).map_err(Failure::internal)?.into())
 }
 
-fn conversation(messages: &[Message]) -> Result<(Vec<Value>, Vec<Value>), Failure> {
+fn conversation(messages: &[Message], keeps: Keeps) -> Result<(Vec<Value>, Vec<Value>), Failure> {
     let (mut system, mut turns): (Vec<Value>, Vec<(&str, Vec<Value>)>) = (Vec::new(), Vec::new());
     for message in messages {
         let (side, blocks) = match say::role(message)? {
             Role::System => {
                 say::text_of(&message.content, "a system message")?;
-                let mut pieces = blocks(&message.content)?;
-                pieces.retain(|piece| piece["text"] != "");
-                system.extend(pieces);
+                system.extend(blocks(&message.content, keeps)?);
                 continue;
             }
             Role::Assistant => {
-                let mut said = blocks(&message.content)?;
-                said.retain(|block| block["text"].as_str().is_none_or(|text| !text.trim().is_empty()));
+                let said = blocks(&message.content, keeps)?;
                 // Thoughts alone are no turn.
                 let is_turn = !said.is_empty() || !message.tool_calls.is_empty();
                 let thoughts = message.thoughts.iter().filter(|_| is_turn).filter_map(own_block);
@@ -93,14 +91,14 @@ fn conversation(messages: &[Message]) -> Result<(Vec<Value>, Vec<Value>), Failur
             }
             Role::Tool => {
                 let (content, points): (Vec<_>, Vec<_>) =
-                    blocks(&message.content)?.into_iter().partition(|block| block.get("cachePoint").is_none());
+                    blocks(&message.content, keeps)?.into_iter().partition(|block| block.get("cachePoint").is_none());
                 let result = json!({ "toolUseId": message.tool_call_id, "content": content });
                 // A mark stands beside the result and not within.
                 let mut all = vec![json!({ "toolResult": result })];
                 all.extend(points.into_iter().next());
                 ("user", all)
             }
-            Role::User | Role::Unspecified => ("user", blocks(&message.content)?),
+            Role::User | Role::Unspecified => ("user", blocks(&message.content, keeps)?),
         };
         // A turn of nothing is refused.
         if blocks.is_empty() {
@@ -125,16 +123,37 @@ fn own_block(thought: &Thought) -> Option<Value> {
     Some(json!({ "reasoningContent": content }))
 }
 
-/// The mark of what the server shall keep (<https://docs.aws.amazon.com/bedrock/latest/userguide/prompt-caching.html>).
-fn cache_point(cache: &CacheMark) -> Value {
-    let mut point = json!({ "type": "default" });
-    if !cache.ttl.is_empty() {
-        point["ttl"] = cache.ttl.as_str().into();
-    }
-    json!({ "cachePoint": point })
+/// What a model keeps of what it is asked to (<https://docs.aws.amazon.com/bedrock/latest/userguide/prompt-caching.html>); others refuse
+/// to be asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keeps {
+    /// Claude: whatever it is asked to, as long as it is asked to.
+    Everything,
+    /// Nova: instructions and messages.
+    NoTools,
+    Nothing,
 }
 
-fn blocks(parts: &[ContentPart]) -> Result<Vec<Value>, Failure> {
+impl Keeps {
+    fn of(identifier: &str) -> Self {
+        match identifier {
+            id if id.contains("claude") => Self::Everything,
+            id if id.contains("nova") => Self::NoTools,
+            _ => Self::Nothing,
+        }
+    }
+
+    fn point(self, cache: Option<&CacheMark>) -> Option<Value> {
+        let cache = cache.filter(|_| self != Self::Nothing)?;
+        let mut point = json!({ "type": "default" });
+        if !cache.ttl.is_empty() && self == Self::Everything {
+            point["ttl"] = cache.ttl.as_str().into();
+        }
+        Some(json!({ "cachePoint": point }))
+    }
+}
+
+fn blocks(parts: &[ContentPart], keeps: Keeps) -> Result<Vec<Value>, Failure> {
     let block = |part: &ContentPart| match &part.part {
         Some(content_part::Part::Text(text)) => Ok(json!({ "text": text })),
         Some(content_part::Part::Image(image)) => match say::picture(image)? {
@@ -150,8 +169,13 @@ fn blocks(parts: &[ContentPart]) -> Result<Vec<Value>, Failure> {
     };
     let mut blocks = Vec::new();
     for part in parts {
-        blocks.push(block(part)?);
-        blocks.extend(part.cache.as_ref().map(cache_point));
+        let block = block(part)?;
+        // A text of nothing is refused, and a mark after nothing too.
+        if block["text"].as_str().is_some_and(|text| text.trim().is_empty()) {
+            continue;
+        }
+        blocks.push(block);
+        blocks.extend(keeps.point(part.cache.as_ref()));
     }
     Ok(blocks)
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::decode::{lines, sse};
 use crate::provider::StreamDecoder;
-use crate::provider::emit::{self, EventStream, TakeEvent, broken_off, fault, invalid, truncated};
+use crate::provider::emit::{self, EventStream, MAX_PARTS, TakeEvent, broken_off, fault, invalid, truncated};
 use crate::provider::error;
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {
@@ -19,7 +19,7 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
 fn finish_reason(text: &str) -> Result<FinishReason, Failure> {
     Ok(match text {
         "COMPLETE" | "STOP_SEQUENCE" => FinishReason::Stop,
-        "MAX_TOKENS" => FinishReason::Length,
+        "MAX_TOKENS" | "ERROR_LIMIT" => FinishReason::Length,
         "TOOL_CALL" => FinishReason::ToolCalls,
         "ERROR_TOXIC" => FinishReason::ContentFilter,
         "ERROR" => return Err(error::from_object(&Value::Null)),
@@ -112,10 +112,14 @@ impl Events {
         match kind {
             "text-generation" => emit::text(out, 0, text(said, "text")),
             "tool-calls-generation" => {
+                emit::reasoning(out, 0, text(said, "text"));
                 for call in said["tool_calls"].as_array().into_iter().flatten() {
                     let fragment = self.fragment(&emit::call_id(), text(call, "name"), &call["parameters"].to_string());
                     emit::tool_call(out, 0, fragment);
                     self.calls += 1;
+                    if self.calls as usize > MAX_PARTS {
+                        return Err(invalid("too many tool calls"));
+                    }
                 }
             }
             "stream-end" => {

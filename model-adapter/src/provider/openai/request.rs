@@ -196,8 +196,8 @@ fn tool_call(call: &ToolCall) -> Value {
     let ToolCall { id, name, arguments_json, signature } = call;
     let mut value = json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments_json } });
     // Gemini's, behind its own door of this API (<https://ai.google.dev/gemini-api/docs/thought-signatures>).
-    if let Some(signature) = say::own_signature(SIGNER, signature) {
-        value["extra_content"] = json!({ "google": { "thought_signature": signature } });
+    if let Some((place, signature)) = say::own_signature(SIGNER, signature).and_then(|whole| whole.split_once(':')) {
+        value["extra_content"] = json!({ place: { "thought_signature": signature } });
     }
     value
 }

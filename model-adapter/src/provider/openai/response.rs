@@ -4,26 +4,30 @@ use postern_proto::completion::v1::{Choice, Completion, FinishReason, ToolCall, 
 use postern_proto::{Blame, Failure, Reason};
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::SIGNER;
 use crate::provider::emit::{self, MAX_PARTS, absent_usage, invalid};
 use crate::provider::{error, logprobs, say};
+
+/// Where Gemini's signatures stand, behind its own door of this API and behind Vertex AI's.
+const PLACES: [&str; 2] = ["google", "vertex"];
 
 /// The arguments of a call that has none, which some servers leave empty.
 pub(super) const NO_ARGUMENTS: &str = "{}";
 
 #[derive(Deserialize)]
 struct Answer {
-    choices: Vec<AnswerChoice>,
+    choices: Option<Vec<AnswerChoice>>,
     usage: Option<WireUsage>,
+    error: Option<Value>,
 }
 
 #[derive(Deserialize)]
 struct AnswerChoice {
     message: Option<AnswerMessage>,
     text: Option<String>,
-    #[serde(default)]
-    logprobs: Value,
+    logprobs: Option<Box<RawValue>>,
     finish_reason: Option<String>,
     error: Option<Value>,
 }
@@ -88,10 +92,11 @@ pub(super) struct WireToolCall {
 }
 
 impl WireToolCall {
-    /// What the server signed, of Gemini's.
+    /// What the server signed, of Gemini's, with the name of the member that it stands in.
     pub(super) fn signature(&self) -> String {
-        let signature = self.extra_content["google"]["thought_signature"].as_str();
-        signature.map(|signature| say::signed_by(SIGNER, signature)).unwrap_or_default()
+        let found =
+            PLACES.iter().find_map(|place| Some((place, self.extra_content[*place]["thought_signature"].as_str()?)));
+        found.map(|(place, signature)| say::signed_by(SIGNER, &format!("{place}:{signature}"))).unwrap_or_default()
     }
 }
 
@@ -183,15 +188,16 @@ pub(super) fn first_text<const N: usize>(texts: [Option<String>; N]) -> String {
 }
 
 pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
-    let value: Value = serde_json::from_slice(body).map_err(|error| invalid(format_args!("not JSON: {error}")))?;
-    if let Some(error) = value.get("error").filter(|error| !error.is_null()) {
-        return Err(error::from_object(error));
+    let answer: Answer =
+        serde_json::from_slice(body).map_err(|error| invalid(format_args!("no completion: {error}")))?;
+    if let Some(error) = answer.error.filter(|error| !error.is_null()) {
+        return Err(error::from_object(&error));
     }
-    let answer = Answer::deserialize(value).map_err(|error| invalid(format_args!("no completion: {error}")))?;
-    if answer.choices.is_empty() || answer.choices.len() > MAX_PARTS {
+    let choices = answer.choices.unwrap_or_default();
+    if choices.is_empty() || choices.len() > MAX_PARTS {
         return Err(invalid("no choices, or too many"));
     }
-    let choices = answer.choices.into_iter().map(choice).collect::<Result<_, _>>()?;
+    let choices = choices.into_iter().map(choice).collect::<Result<_, _>>()?;
     let usage = answer.usage.map_or_else(absent_usage, Usage::from);
     Ok(Completion { choices, usage: Some(usage), ..Completion::default() })
 }
@@ -205,7 +211,7 @@ fn choice(choice: AnswerChoice) -> Result<Choice, Failure> {
             Failure::new(Reason::ModelStreamTruncated, "the model's answer has no end").with_blame(Blame::Upstream)
         );
     };
-    let logprobs = logprobs::of_choice(&choice.logprobs);
+    let logprobs = logprobs::of_choice(choice.logprobs.as_deref());
     let mut answer = Choice { finish_reason: finish_reason(&reason) as i32, logprobs, ..Choice::default() };
     match choice.message {
         None => answer.text = choice.text.ok_or_else(|| invalid("a choice without a message or text"))?,

@@ -64,9 +64,7 @@ fn thoughts(item: &Value) -> String {
 
 /// What the server alone can read of a reasoning item.
 fn signature(item: &Value) -> Option<String> {
-    let content = item["encrypted_content"].as_str().filter(|text| !text.is_empty())?;
-    // An item goes back under its own id.
-    Some(say::signed_by(SIGNER, &format!("{}/{content}", text(item, "id"))))
+    item["encrypted_content"].as_str().filter(|text| !text.is_empty()).map(|text| say::signed_by(SIGNER, text))
 }
 
 /// A response in one piece.

@@ -86,10 +86,11 @@ fn add_items(input: &mut Vec<Value>, message: &Message) -> Result<(), Failure> {
 /// A thought as the server wrote it, which it alone can read; `None` for another server's.
 fn thought(thought: &Thought) -> Option<Value> {
     let Thought { text, signature } = thought;
-    let (id, content) = say::own_signature(SIGNER, signature)?.split_once('/')?;
+    let content = say::own_signature(SIGNER, signature).filter(|content| !content.is_empty())?;
     let summary = (!text.is_empty()).then(|| json!({ "type": "summary_text", "text": text }));
     let summary: Vec<_> = summary.into_iter().collect();
-    Some(json!({ "type": "reasoning", "id": id, "summary": summary, "encrypted_content": content }))
+    // Without its id, which would be looked for among items that are not kept.
+    Some(json!({ "type": "reasoning", "summary": summary, "encrypted_content": content }))
 }
 
 fn part(part: &ContentPart, kind: &str) -> Result<Value, Failure> {

@@ -9,6 +9,7 @@ use postern_proto::Failure;
 use postern_proto::completion::v1::{CompletionEvent, FinishReason, ToolCallFragment, Usage};
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::response::{
     Content, NO_ARGUMENTS, WireFunction, WireToolCall, WireUsage, choice_failure, content, finish_reason, tool_calls,
@@ -37,8 +38,8 @@ struct ChunkChoice<'a> {
     delta: Option<ChunkDelta<'a>>,
     #[serde(borrow)]
     text: Option<Cow<'a, str>>,
-    #[serde(default)]
-    logprobs: Value,
+    #[serde(borrow)]
+    logprobs: Option<&'a RawValue>,
     finish_reason: Option<String>,
     error: Option<Value>,
     /// Moonshot's place for it.
@@ -162,7 +163,7 @@ impl Decoder {
         let filled = |text: Option<Cow<'_, str>>| text.filter(|text| !text.is_empty()).map(Cow::into_owned);
         // Together writes a chat's text in both places.
         let beside = filled(choice.text).unwrap_or_default();
-        let likely = logprobs::of_choice(&choice.logprobs);
+        let likely = logprobs::of_choice(choice.logprobs);
         if choice.delta.is_none() {
             emit::likely_text(out, index, beside, likely);
         } else if let Some(delta) = choice.delta {

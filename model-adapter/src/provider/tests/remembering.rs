@@ -180,11 +180,11 @@ fn reasoning_items_go_back_as_they_came() {
     ]
     .concat();
     let (thoughts, ..) = streamed("openai", Api::Responses, body.as_bytes());
-    assert_eq!(thoughts, [Thought { text: "Hm.".to_owned(), signature: "openai:rs_1/gAAA".to_owned() }]);
+    assert_eq!(thoughts, [Thought { text: "Hm.".to_owned(), signature: "openai:gAAA".to_owned() }]);
     assert_eq!(thoughts, read.choices[0].thoughts);
     let known = Capabilities { chat_api: Some("responses".to_owned()), sampling: Some(false), ..Default::default() };
     let body = sent("openai", &known, thoughts, read.choices[0].tool_calls.clone());
-    let back = json!({ "type": "reasoning", "id": "rs_1", "summary": [{ "type": "summary_text", "text": "Hm." }], "encrypted_content": "gAAA" });
+    let back = json!({ "type": "reasoning", "summary": [{ "type": "summary_text", "text": "Hm." }], "encrypted_content": "gAAA" });
     assert_eq!((&body["input"][1], &body["include"]), (&back, &json!(["reasoning.encrypted_content"])));
     // Of a model that does not think nothing of the kind is asked for: it is refused there.
     let known = Capabilities { chat_api: Some("responses".to_owned()), ..Default::default() };
@@ -213,11 +213,23 @@ fn what_shall_be_kept_is_marked_where_that_is_asked_for() {
     assert_eq!(body["tools"][0]["cache_control"], short);
     assert_eq!(body["messages"][2]["content"][0]["cache_control"], short);
     assert_eq!(body["messages"][2]["content"][0]["content"][0].get("cache_control"), None);
-    let body = said("bedrock");
+    let on_bedrock = |identifier: &str| -> Value {
+        let known = Capabilities::default();
+        let target = Target { model: "demo", identifier, api_key: None, capabilities: &known };
+        let prompt = Some(generation::Prompt::Chat(chat.clone()));
+        let call =
+            by_name("bedrock").unwrap().call(&target, &Generation { prompt, ..Default::default() }, true).unwrap();
+        serde_json::from_slice(&call.body).unwrap()
+    };
+    let body = on_bedrock("eu.anthropic.claude-sonnet-4-5-20250929-v1:0");
     let point = json!({ "cachePoint": { "type": "default" } });
     assert_eq!(body["system"][2], json!({ "cachePoint": { "type": "default", "ttl": "1h" } }));
     assert_eq!(body["toolConfig"]["tools"][1], point);
     assert_eq!(body["messages"][2]["content"][1], point);
+    // Nova keeps no tools and not as long as it is asked to; others refuse to be asked.
+    let body = on_bedrock("eu.amazon.nova-pro-v1:0");
+    assert_eq!((&body["system"][2], body["toolConfig"]["tools"].as_array().unwrap().len()), (&point, 1));
+    assert!(!on_bedrock("meta.llama3-3-70b-instruct-v1:0").to_string().contains("cachePoint"));
     for provider in ["openai", "gemini", "mistral", "cohere", "ollama"] {
         let body = said(provider).to_string();
         assert!(!body.contains("cache") && body.contains("A."), "{provider}: {body}");
