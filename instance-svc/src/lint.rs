@@ -166,13 +166,13 @@ impl Seen {
                 format!("the feature `{feature}` is bound to no model of this instance")
             } else if families.iter().any(picks) {
                 continue;
-            } else if registry.pick(feature, &template.family, None) == Some(template) {
+            } else if template.family != "base" && registry.pick(feature, &template.family, None) == Some(template) {
                 format!(
                     "no model that `{feature}` is bound to is of its family; theirs are {}",
                     families.into_iter().collect::<Vec<_>>().join(", ")
                 )
             } else {
-                "a newer version stands before it: it is used only where it is pinned or asked for".to_owned()
+                "another stands before it: it is used only where its version is pinned or asked for".to_owned()
             };
             idle.push((format!("prompt:{}", template.name()), problem));
         }

@@ -71,7 +71,7 @@ pub const TABLE: PolicyTable<Role> = PolicyTable(&[
     row("/postern.gateway.v1.CompletionService/Embed", Access::Pipeline),
     row("/postern.gateway.v1.CompletionService/ListModels", Access::Pipeline),
     // About anybody.
-    row("/postern.gateway.v1.ExplainService/ExplainRequest", MANAGER),
+    row("/postern.gateway.v1.ExplainService/ExplainRequest", ADMIN),
     // Orchestrators carry no credential.
     row("/grpc.health.v1.Health/Check", Access::Open),
     row("/grpc.health.v1.Health/List", Access::Open),

@@ -95,7 +95,7 @@ def test_an_unknown_model_is_a_not_found_error(client):
 
 
 @pytest.mark.parametrize("wrong", [
-    {"messages": []}, {"temperature": 9}, {"n": 0}, {"max_tokens": 0}, {"extra_body": {"logprobs": True}},
+    {"messages": []}, {"temperature": 9}, {"n": 0}, {"max_tokens": 0}, {"extra_body": {"functions": [{"name": "f"}]}},
     {"messages": [{"role": "king", "content": "x"}]}, {"messages": [{"role": "user", "content": ""}]},
 ])
 def test_a_wrong_request_is_a_bad_request_error(client, model, wrong):

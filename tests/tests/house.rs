@@ -183,7 +183,7 @@ fn the_tests_that_the_security_model_names_exist() {
     for dir in ["crates", "proto", "instance-svc", "gateway-svc", "model-adapter", "tests"] {
         sources(&root.join(dir), &mut files);
     }
-    files.extend(["test_chaos.py", "test_managed.py"].map(|file| root.join("tests/chaos").join(file)));
+    files.extend(["test_chaos.py", "test_packets.py"].map(|file| root.join("tests/chaos").join(file)));
     let code: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
     let (_, defences) = model.split_once("## Defences").unwrap();
     let named: Vec<_> = defences.split('`').skip(1).step_by(2).filter(|name| name.matches('_').count() >= 3).collect();

@@ -16,8 +16,8 @@ const BASE: &str = "base";
 /// Templates in an overlay.
 const MAX_TEMPLATES: usize = 1024;
 
-/// Where a template comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where a template comes from; the later stands before the earlier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     /// The binary.
     Shipped,
@@ -93,19 +93,21 @@ impl Registry {
         self.0.insert(key, (template, origin));
     }
 
-    /// The template of a feature for a family: the one whose name the family's begins with, the longest first, else the base; its newest
-    /// stable version, or the one that is pinned.
+    /// The template of a feature for a family. A directory's stands before the instance's, and that before a shipped one; then the one whose
+    /// name the family's begins with, the longest first, else the base; then its newest stable version, or the one that is pinned.
     #[must_use]
     pub fn pick(&self, feature: Feature, family: &str, pinned: Option<&Version>) -> Option<&Template> {
-        let fits = |template: &&Template| {
+        let fits = |(template, _): &(&Template, Origin)| {
             let is_pinned = pinned.map_or(template.version.pre.is_empty(), |version| template.version == *version);
-            is_pinned && (template.family == BASE || family.starts_with(&template.family))
+            is_pinned
+                && template.feature == feature.name()
+                && (template.family == BASE || family.starts_with(&template.family))
         };
-        let weight = |template: &&Template| {
+        let weight = |(template, origin): &(&Template, Origin)| {
             let length = if template.family == BASE { 0 } else { template.family.len() };
-            (length, template.version.clone())
+            (*origin, length, template.version.clone())
         };
-        self.of(feature).filter(fits).max_by_key(weight)
+        self.all().filter(fits).max_by_key(weight).map(|(template, _)| template)
     }
 
     /// All templates of a feature.
@@ -234,6 +236,12 @@ mod tests {
             let pinned = pinned.map(|version| version.parse().unwrap());
             registry.pick(Feature::ExplainCode, family, pinned.as_ref()).map(Template::name)
         };
+        // The instance's newest stands behind a directory's oldest.
+        let (instance, directory) =
+            (overlay(&["explain_code/qwen/999.0.0.toml"]), overlay(&["explain_code/base/0.1.0.toml"]));
+        let layered = Registry::layered(&[(Origin::Instance, &instance), (Origin::Overlay, &directory)]).unwrap();
+        let picked = layered.pick(Feature::ExplainCode, "qwen3", None).map(Template::name);
+        assert_eq!(picked.as_deref(), Some("explain_code/base/0.1.0"));
         assert_eq!(pick("llama3", None).as_deref(), Some("explain_code/base/9.0.0"));
         assert_eq!(pick("qwen3", None).as_deref(), Some("explain_code/qwen/1.0.0"));
         assert_eq!(pick("qwen2.5-coder", None).as_deref(), Some("explain_code/qwen2.5/1.2.0"));

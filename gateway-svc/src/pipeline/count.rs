@@ -2,7 +2,7 @@
 
 use postern_proto::completion::v1::UsageProvenance;
 use postern_proto::model::v1 as pb;
-use postern_proto::{Blame, Failure, Reason};
+use postern_proto::{Failure, Reason};
 use postern_runtime::Standing;
 use tokio::time::Instant;
 
@@ -42,10 +42,8 @@ pub(super) async fn count(
     match counted {
         Ok(Some(tokens)) => Ok(Counted { tokens, provenance: UsageProvenance::Reported }),
         Ok(None) => Ok(guessed),
-        // The request itself would be refused.
-        Err(failure) if failure.reason == Reason::RequestInvalid || failure.blame == Some(Blame::Client) => {
-            Err(failure)
-        }
+        // The request itself would be refused; what a server refuses may be the counting.
+        Err(failure) if failure.reason == Reason::RequestInvalid => Err(failure),
         Err(failure) => {
             tracing::debug!(%failure, "the model's server did not count");
             Ok(guessed)

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use postern_prompt::{Files, Origin, Registry, Unusable, read_overlay};
+use postern_prompt::{Files, Origin, Registry, Unusable, read_named, read_overlay};
 use postern_proto::Feature;
 use postern_runtime::config::ConfigError;
 use postern_runtime::lifecycle::Lifecycle;
@@ -88,7 +88,16 @@ impl Prompts {
 
     /// Takes the prompts that the instance has now, by name with their texts.
     pub fn take_over(&self, prompts: impl Iterator<Item = (String, String)>) {
-        let instance = prompts.map(|(name, text)| (PathBuf::from(format!("{name}.toml")), text)).collect();
+        // One that cannot be used, of an instance of another version, takes no others along.
+        let usable = |(name, text): &(String, String)| match read_named(name, text) {
+            Ok(_) => true,
+            Err(problem) => {
+                tracing::error!(%problem, "a prompt of the instance cannot be used");
+                false
+            }
+        };
+        let file = |(name, text)| (PathBuf::from(format!("{name}.toml")), text);
+        let instance = prompts.filter(usable).map(file).collect();
         self.put("the instance's prompts", |layers| &mut layers.instance, instance);
     }
 
@@ -203,9 +212,10 @@ mod tests {
         let named = |name: &str, text: &str| std::iter::once((name.to_owned(), text.to_owned()));
         prompts.take_over(named("explain_code/base/2.0.0", TEXT));
         assert_eq!(picked(&prompts), "explain_code/base/2.0.0");
-        // One that cannot be used changes nothing, and one that is gone is gone.
-        prompts.take_over(named("explain_code/base/3.0.0", "user = '{{'"));
-        assert_eq!(picked(&prompts), "explain_code/base/2.0.0");
+        // One that cannot be used takes no others along, and one that is gone is gone.
+        prompts
+            .take_over(named("explain_code/base/3.0.0", "user = '{{'").chain(named("explain_code/base/2.1.0", TEXT)));
+        assert_eq!(picked(&prompts), "explain_code/base/2.1.0");
         prompts.take_over(std::iter::empty());
         assert_eq!(picked(&prompts), "explain_code/base/1.0.0");
     }

@@ -13,6 +13,7 @@ use postern_runtime::peer::{client_of, vouch};
 use postern_runtime::request_id::RequestId;
 use tonic::{Request, Response, Status};
 
+use super::acted;
 use super::relay::passed_on;
 use crate::registry::{BoundTo, bindings};
 use crate::relay::Relay;
@@ -47,6 +48,7 @@ impl ExplainService for ExplainDoor {
         };
         let subject = self.subject(&subject).await.map_err(refuse)?;
         let credential = self.credential(&subject).await.map_err(refuse)?;
+        let told = format!("{feature} for {} {}", subject.id, subject.name);
         let bound = bindings(&*self.store).await.map_err(refuse)?.remove(&name);
         let mut answer = match bound {
             // Whoever runs that gateway is told of users when they ask for something, not before.
@@ -70,7 +72,7 @@ impl ExplainService for ExplainDoor {
             (answer.allowed, answer.reason) = (false, Reason::CredentialInvalid.name().to_owned());
         }
         answer.findings.insert(0, credential);
-        Ok(Response::new(answer))
+        Ok(acted(told, answer))
     }
 }
 

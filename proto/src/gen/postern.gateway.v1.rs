@@ -1319,7 +1319,7 @@ pub mod explain_service_client {
             self
         }
         /// Which rule, models, endpoints and prompt a request of this caller would meet at this moment. Nothing is called and no place taken.
-        /// Callers: at a gateway any token of its audience, which is told of itself alone; at the instance role admin or model manager.
+        /// Callers: at a gateway any token of its audience, which is told of itself alone; at the instance role admin.
         /// Reasons: the token's, ROLE_MISSING, REQUEST_INVALID, NOT_FOUND, GROUP_MISSING, INSTANCE_UNAVAILABLE, GATEWAY_UNAVAILABLE,
         /// STORE_UNAVAILABLE.
         pub async fn explain_request(
@@ -1367,7 +1367,7 @@ pub mod explain_service_server {
     #[async_trait]
     pub trait ExplainService: std::marker::Send + std::marker::Sync + 'static {
         /// Which rule, models, endpoints and prompt a request of this caller would meet at this moment. Nothing is called and no place taken.
-        /// Callers: at a gateway any token of its audience, which is told of itself alone; at the instance role admin or model manager.
+        /// Callers: at a gateway any token of its audience, which is told of itself alone; at the instance role admin.
         /// Reasons: the token's, ROLE_MISSING, REQUEST_INVALID, NOT_FOUND, GROUP_MISSING, INSTANCE_UNAVAILABLE, GATEWAY_UNAVAILABLE,
         /// STORE_UNAVAILABLE.
         async fn explain_request(

@@ -3,6 +3,7 @@
 use postern_proto::gateway::v1 as gateway;
 use postern_proto::gateway::v1::explain_service_client::ExplainServiceClient;
 use postern_proto::instance::v1 as pb;
+use postern_proto::instance::v1::audit_service_client::AuditServiceClient;
 use postern_proto::instance::v1::feature_service_client::FeatureServiceClient;
 use postern_proto::instance::v1::fleet_service_client::FleetServiceClient;
 use postern_proto::instance::v1::prompt_service_client::PromptServiceClient;
@@ -102,7 +103,7 @@ async fn what_can_never_apply_is_told() {
         ("model:far", "no feature is bound"),
         ("model:far", "no adapter"),
         ("model:far", "never called"),
-        ("prompt:explain_code/base/0.9.0", "newer version"),
+        ("prompt:explain_code/base/0.9.0", "another stands before it"),
         ("prompt:explain_code/qwen/1.0.0", "of its family"),
         ("prompt:fix_code/base/2.0.0", "bound to no model"),
     ] {
@@ -138,6 +139,12 @@ async fn an_administrator_is_told_what_a_request_of_somebody_else_would_meet() {
     assert_eq!(ask("embed", user, "192.0.2.7").await, Ok(yes()));
     assert_eq!(ask("embed", user, "198.51.100.7").await, Ok(no("NETWORK_UNTRUSTED", "network")));
     assert_eq!(ask("write_tests", user, "").await, Ok(no("FEATURE_UNBOUND", "binding")));
+    // A token was made in the user's name, and that is written down.
+    let message = pb::ListAuditEventsRequest { limit: 10, ..Default::default() };
+    let events = AuditServiceClient::new(stack.at_instance()).list_audit_events(stack.administer(message).await).await;
+    let mut events = events.unwrap().into_inner().events.into_iter();
+    let event = events.find(|event| event.action == "ExplainService/ExplainRequest").unwrap();
+    assert!(event.target.starts_with("write_tests for ") && event.target.ends_with(" eve"), "{}", event.target);
     assert_eq!(ask("chat", "bob", "").await, Ok(no("CREDENTIAL_INVALID", "credential")));
     assert_eq!(ask("chat", "nobody", "").await, Err(Reason::NotFound));
     assert_eq!(ask("chat", "gateway", "").await, Err(Reason::NotFound));

@@ -111,17 +111,16 @@ impl Writer {
                 delta_frame(index, &json!({ "type": "thinking_delta", "thinking": thought }), frames);
             }
             delta::Delta::ReasoningSignature(signature) => {
-                // One that no thought was told of is of a thought that nobody else can read.
-                let empty = json!({ "type": "redacted_thinking", "data": signature });
+                let whole = thought(Thought { text: String::new(), signature: signature.clone() });
                 match self.open {
-                    Some((index, Kind::Thinking)) => {
+                    Some((index, Kind::Thinking)) if !is_redacted(&signature) => {
                         self.open = None;
                         delta_frame(index, &json!({ "type": "signature_delta", "signature": signature }), frames);
                         stop_frame(index, frames);
                     }
                     _ => {
                         self.close(frames);
-                        let index = self.begin(&empty, frames);
+                        let index = self.begin(&whole, frames);
                         stop_frame(index, frames);
                     }
                 }
@@ -276,11 +275,16 @@ impl http::Writer for Writer {
     }
 }
 
-/// A thought that the model's server signed; one without a text is one that nobody else can read.
+/// Whether a signature is all that is told of a thought, which the model's server keeps to itself. The adapter marks it so.
+fn is_redacted(signature: &str) -> bool {
+    signature.contains("-redacted:")
+}
+
+/// A thought that the model's server signed.
 fn thought(Thought { text, signature }: Thought) -> Value {
-    match text.as_str() {
-        "" => json!({ "type": "redacted_thinking", "data": signature }),
-        _ => json!({ "type": "thinking", "thinking": text, "signature": signature }),
+    match is_redacted(&signature) {
+        true => json!({ "type": "redacted_thinking", "data": signature }),
+        false => json!({ "type": "thinking", "thinking": text, "signature": signature }),
     }
 }
 

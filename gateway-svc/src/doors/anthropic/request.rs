@@ -280,6 +280,11 @@ fn add_turn(messages: &mut Vec<Message>, at: usize, wire: WireMessage) -> Result
     };
     let mut turn = message(role);
     for block in blocks {
+        let is_thought = matches!(block.r#type.as_str(), "thinking" | "redacted_thinking");
+        if is_thought && (!turn.content.is_empty() || !turn.tool_calls.is_empty()) {
+            // Each thought stays before what it led to.
+            messages.push(std::mem::replace(&mut turn, message(role)));
+        }
         match (block.r#type.as_str(), role) {
             ("tool_use", Role::Assistant) => turn.tool_calls.push(ToolCall {
                 id: block.id.ok_or_else(|| Failure::field(&*field, "a tool_use has no id"))?,

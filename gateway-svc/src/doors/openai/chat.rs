@@ -85,16 +85,16 @@ struct WireToolCall {
     function: WireFunctionCall,
     /// What Gemini signed, where its own door of this API has it.
     #[serde(default)]
-    extra_content: ExtraContent,
+    extra_content: Option<ExtraContent>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 struct ExtraContent {
     #[serde(default)]
-    google: OfGoogle,
+    google: Option<OfGoogle>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 struct OfGoogle {
     #[serde(default)]
     thought_signature: Option<String>,
@@ -214,7 +214,7 @@ fn message(at: usize, wire: WireMessage) -> Result<Message, Failure> {
         id: call.id,
         name: call.function.name,
         arguments_json: call.function.arguments,
-        signature: call.extra_content.google.thought_signature.unwrap_or_default(),
+        signature: signature(call.extra_content).unwrap_or_default(),
     };
     Ok(Message {
         role: role as i32,
@@ -225,6 +225,10 @@ fn message(at: usize, wire: WireMessage) -> Result<Message, Failure> {
         reasoning: wire.reasoning_content.unwrap_or_default(),
         thoughts: Vec::new(),
     })
+}
+
+fn signature(given: Option<ExtraContent>) -> Option<String> {
+    given?.google?.thought_signature
 }
 
 fn text_part(text: String) -> ContentPart {
@@ -310,7 +314,9 @@ mod tests {
                     { "type": "image_url", "image_url": { "url": "data:image/png;base64,AA==", "detail": "low" } },
                 ] },
                 { "role": "assistant", "content": null, "tool_calls": [
-                    { "id": "c", "type": "function", "function": { "name": "f", "arguments": "{}" } },
+                    { "id": "c", "type": "function", "function": { "name": "f", "arguments": "{}" }, "extra_content": null },
+                    { "id": "d", "type": "function", "function": { "name": "f", "arguments": "{}" },
+                      "extra_content": { "google": { "thought_signature": "s" } } },
                 ] },
                 { "role": "tool", "tool_call_id": "c", "content": "done" },
             ],
@@ -327,6 +333,7 @@ mod tests {
         assert_eq!(roles, [Role::System as i32, Role::User as i32, Role::Assistant as i32, Role::Tool as i32]);
         assert_eq!(chat.messages[1].content.len(), 2);
         assert_eq!(chat.messages[2].tool_calls[0].id, "c");
+        assert_eq!(chat.messages[2].tool_calls[1].signature, "s");
         assert_eq!(chat.tools[0].parameters_json, r#"{"type":"object"}"#);
         assert_eq!(chat.tool_choice.unwrap().choice, Some(tool_choice::Choice::Name("f".to_owned())));
         assert!(chat.response_format.is_some());

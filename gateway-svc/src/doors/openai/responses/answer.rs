@@ -12,7 +12,7 @@ use postern_proto::completion::v1::{
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use crate::collect::{MAX_ANSWER_BYTES, too_large};
+use crate::collect::{MAX_ANSWER_BYTES, count_likely, too_large};
 
 use super::tools::Tools;
 use crate::doors::http::{self, Told};
@@ -69,14 +69,13 @@ pub(super) struct Writer {
     calls: BTreeMap<u32, usize>,
     /// The tools that are no plain functions, by the name that the model knows.
     tools: Tools,
-    /// Bytes of the answer so far.
+    /// Bytes of the answer so far, and of how likely its tokens were.
     size: usize,
+    likely: usize,
     usage: Value,
     finish: FinishReason,
 }
 
-/// What is counted for one token that is said to be likely.
-const LOGPROB_BYTES: usize = 1024;
 /// Items of an answer.
 const MAX_ITEMS: usize = 128;
 
@@ -85,7 +84,7 @@ struct Item {
     kind: Kind,
     text: String,
     /// How likely the tokens of a text were.
-    likely: Vec<Value>,
+    likely: Vec<TokenLogprob>,
     /// What the server wants back with a thought.
     signature: String,
     call_id: String,
@@ -123,6 +122,7 @@ impl Writer {
             calls: BTreeMap::new(),
             tools,
             size: 0,
+            likely: 0,
             usage: Value::Null,
             finish: FinishReason::Stop,
         }
@@ -263,17 +263,12 @@ impl Writer {
     fn grow(&mut self, at: usize, piece: &str, likely: &[TokenLogprob], frames: &mut Frames) {
         self.items[at].text.push_str(piece);
         self.size += piece.len();
-        let likely: Vec<Value> = match logprobs::listed(likely) {
-            Value::Array(listed) => listed,
-            _ => Vec::new(),
-        };
-        self.size += likely.len() * LOGPROB_BYTES;
-        self.items[at].likely.extend_from_slice(&likely);
+        self.items[at].likely.extend_from_slice(likely);
         let kind = self.items[at].kind;
         let mut event = json!({ "item_id": self.item_id(at, kind), "output_index": at, "delta": piece });
         let name = match kind {
             Kind::Message => {
-                event["logprobs"] = likely.into();
+                event["logprobs"] = logprobs::listed(likely);
                 event["content_index"] = 0.into();
                 "response.output_text.delta"
             }
@@ -298,7 +293,6 @@ impl Writer {
     fn close(&mut self, at: usize, status: &'static str, frames: &mut Frames) {
         self.items[at].status = status;
         let (kind, text, name) = (self.items[at].kind, self.items[at].text.clone(), self.items[at].name.clone());
-        let likely = self.items[at].likely.clone();
         let mut event = json!({ "item_id": self.item_id(at, kind), "output_index": at });
         match kind {
             Kind::Call | Kind::CustomCall if status == "incomplete" => {}
@@ -319,12 +313,12 @@ impl Writer {
             }
             Kind::Message | Kind::Reasoning => {
                 event["content_index"] = 0.into();
-                let part = part(kind, &text, &likely);
+                let part = part(kind, &text, &self.items[at].likely);
                 let mut done = event.clone();
                 done["text"] = text.into();
                 let name = match kind {
                     Kind::Message => {
-                        done["logprobs"] = likely.into();
+                        done["logprobs"] = logprobs::listed(&self.items[at].likely);
                         "response.output_text.done"
                     }
                     _ => "response.reasoning_text.done",
@@ -349,9 +343,12 @@ fn custom_input(arguments: &str) -> String {
 }
 
 /// The part that a text is in; a call has none.
-fn part(kind: Kind, text: &str, likely: &[Value]) -> Option<Value> {
+fn part(kind: Kind, text: &str, likely: &[TokenLogprob]) -> Option<Value> {
     match kind {
-        Kind::Message => Some(json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": likely })),
+        Kind::Message => {
+            let likely = logprobs::listed(likely);
+            Some(json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": likely }))
+        }
         Kind::Reasoning => Some(json!({ "type": "reasoning_text", "text": text })),
         Kind::Call | Kind::CustomCall => None,
     }
@@ -369,7 +366,6 @@ impl http::Writer for Writer {
             self.items.push(Item { signature, ..done(Kind::Reasoning, text) });
         }
         if !text.is_empty() || tool_calls.is_empty() {
-            let likely = logprobs::listed(&likely).as_array().cloned().unwrap_or_default();
             self.items.push(Item { likely, ..done(Kind::Message, text) });
         }
         for ToolCall { id, name, arguments_json, signature: _ } in tool_calls {
@@ -408,6 +404,7 @@ impl http::Writer for Writer {
             // The API has one answer.
             Event::Delta(Delta { choice_index: 0, delta: Some(delta), logprobs: likely }) => match delta {
                 delta::Delta::Text(text) => {
+                    count_likely(&mut self.likely, &likely)?;
                     let at = self.item(Kind::Message, frames);
                     self.grow(at, &text, &likely, frames);
                 }
