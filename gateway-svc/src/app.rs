@@ -160,7 +160,8 @@ fn pipeline(
     trust::follow(link, verifier.clone(), readiness, notes.clone());
     let prompts = Prompts::follow(&config.prompts, lifecycle)?;
     let routes = Routes::default();
-    let told = Told { verifier: verifier.clone(), prompts: prompts.clone() };
+    let in_use = prompts.clone();
+    let told = Told { verifier: verifier.clone(), prompts: Arc::new(move |given| in_use.take_over(given)) };
     routes.follow(link, &told, readiness, notes.clone());
     let mut adapters = HashMap::new();
     for (group, adapter) in &config.adapters {

@@ -23,8 +23,6 @@ use postern_runtime::trust::read_revocation;
 use postern_runtime::verifier::TrustedIssuer;
 use postern_token::{Form, IssuerProfile, OpenForm, PublicKey, Realm};
 
-use crate::prompt::Prompts;
-
 /// What a gateway knows of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Model {
@@ -181,8 +179,8 @@ fn trusted(wire: pb::TrustedIssuer) -> Result<TrustedIssuer, String> {
 pub struct Told {
     /// Of the other instances whose tokens are taken.
     pub verifier: Verifier,
-    /// Of the instance's prompts.
-    pub prompts: Prompts,
+    /// Of the instance's prompts, by name with their texts.
+    pub prompts: Arc<dyn Fn(Vec<(String, String)>) + Send + Sync>,
 }
 
 /// The table in use.
@@ -243,7 +241,7 @@ impl Routes {
             "routes in use"
         );
         told.verifier.replace_trusted(issuers);
-        told.prompts.take_over(prompts.into_iter().map(|pb::Prompt { name, text }| (name, text)));
+        (told.prompts)(prompts.into_iter().map(|pb::Prompt { name, text }| (name, text)).collect());
         self.current.store(Some(Arc::new(table)));
     }
 

@@ -70,7 +70,7 @@ impl Lint {
 }
 
 /// Providers whose API has no embeddings.
-const NO_EMBEDDINGS: [&str; 2] = ["anthropic", "bedrock"];
+const NO_EMBEDDINGS: [&str; 1] = ["anthropic"];
 
 impl Seen {
     /// Whether somebody is in one of the groups of each of these lists; an empty list is anyone.

@@ -7,10 +7,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use ipnet::IpNet;
-use postern_egress::{Client, ClientTls, Connector, Egress, Policy};
+use postern_egress::{Client, ClientTls, Connector, Egress, OwnIdentity, Policy};
 use postern_proto::Failure;
 use postern_proto::completion::v1::Thought;
 use postern_proto::instance::v1 as pb;
+use postern_proto::instance::v1::aws_identity::Source;
 use postern_proto::model::v1::{Generation, generation};
 use secrecy::SecretString;
 
@@ -245,6 +246,13 @@ impl Endpoints {
         if let Some(kept) = kept.filter(|kept| kept.are_got_with(&identity)) {
             return Ok(kept);
         }
+        match &identity.source {
+            Some(Source::Machine(_)) => self.egress.shows(&OwnIdentity::AwsMachine)?,
+            Some(Source::WebIdentity(_)) => self.egress.shows(&OwnIdentity::AwsWebIdentity)?,
+            Some(Source::Profile(name)) => self.egress.shows(&OwnIdentity::AwsProfile(name.clone()))?,
+            // It came with the model.
+            Some(Source::Key(_)) | None => {}
+        }
         let is_bedrocks = connection.url.parse::<Uri>().is_ok_and(|uri| is_bedrock(&uri));
         if !is_bedrocks || !connection.tls.is_default() {
             // Else whoever registers a model could have what the adapter signs sent to a server of theirs.
@@ -275,6 +283,9 @@ impl Endpoints {
             // Else whoever registers a model could have the machine's own account sent to a server of theirs.
             return Err("the machine's own account is shown to https://….googleapis.com alone".to_owned());
         }
+        if key_json.is_empty() {
+            self.egress.shows(&OwnIdentity::GoogleMetadata)?;
+        }
         let tokens = match key_json.is_empty() {
             true => GoogleTokens::of_this_machine(&self.egress),
             false => {
@@ -303,5 +314,50 @@ impl Endpoints {
             return Ok(());
         }
         Err("it would leave the networks that this process keeps within (egress.offline)".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postern_egress::EgressConfig;
+    use postern_proto::instance::v1::aws_identity::{Machine, WebIdentity};
+    use postern_proto::instance::v1::model_credential::Credential;
+
+    /// What an adapter serves that lends these identities.
+    fn served(identities: Vec<OwnIdentity>, url: &str, credential: Credential) -> bool {
+        let egress = Egress::new(&EgressConfig { identities, ..EgressConfig::default() }).unwrap();
+        let endpoints = Endpoints::new(egress);
+        let provider = if matches!(credential, Credential::Google(_)) { "vertex" } else { "bedrock" };
+        let credential = pb::ModelCredential { credential: Some(credential), client_certificate: None };
+        endpoints.replace(vec![pb::AdapterEndpoint {
+            id: "ep".to_owned(),
+            provider: provider.to_owned(),
+            url: url.to_owned(),
+            credential: Some(credential),
+            ..pb::AdapterEndpoint::default()
+        }]);
+        endpoints.get("ep").is_some()
+    }
+
+    #[test]
+    fn an_identity_of_the_adapters_own_is_shown_where_its_operator_has_listed_it() {
+        let bedrock = "https://bedrock-runtime.eu-central-1.amazonaws.com";
+        let aws = |source| {
+            let region = "eu-central-1".to_owned();
+            Credential::AwsIdentity(pb::AwsIdentity { region, source: Some(source), ..pb::AwsIdentity::default() })
+        };
+        let machine = || aws(Source::Machine(Machine {}));
+        assert!(!served(vec![], bedrock, machine()));
+        assert!(!served(vec![OwnIdentity::AwsWebIdentity], bedrock, machine()));
+        assert!(served(vec![OwnIdentity::AwsMachine], bedrock, machine()));
+        assert!(!served(vec![OwnIdentity::AwsMachine], "https://evil.example", machine()));
+        assert!(served(vec![OwnIdentity::AwsWebIdentity], bedrock, aws(Source::WebIdentity(WebIdentity {}))));
+        let profile = |name: &str| aws(Source::Profile(name.to_owned()));
+        let models = || vec![OwnIdentity::AwsProfile("models".to_owned())];
+        assert!(served(models(), bedrock, profile("models")) && !served(models(), bedrock, profile("admin")));
+        let vertex = "https://europe-west4-aiplatform.googleapis.com/v1";
+        let google = || Credential::Google(pb::GoogleServiceAccount { key_json: String::new() });
+        assert!(!served(vec![], vertex, google()) && served(vec![OwnIdentity::GoogleMetadata], vertex, google()));
     }
 }

@@ -2,6 +2,7 @@
 
 mod anthropic;
 mod bedrock;
+mod claude;
 mod cohere;
 pub mod embeddings;
 pub(crate) mod emit;

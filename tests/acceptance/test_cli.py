@@ -122,6 +122,32 @@ def test_a_feature_of_the_prompt_registry_is_run(stack, tmp_path):
     assert "return a + b" in rendered
 
 
+CODE = "code=def add(a, b):\n    return a + b"
+DIFF = "diff=--- a/add.py\n+++ b/add.py\n@@ -1 +1 @@\n-def add(a, b): return a - b\n+def add(a, b): return a + b"
+
+
+@pytest.mark.parametrize("feature,variables", [
+    ("code_generation", ["instruction=a function that adds two numbers", "language=python"]),
+    ("explain_code", [CODE]),
+    ("write_tests", [CODE, "framework=pytest"]),
+    ("review_changes", [DIFF]),
+    ("refactor_code", [CODE]),
+    ("fix_code", [CODE, "problem=it subtracts"]),
+    ("explain_vulnerability", [CODE, "finding=SQL injection"]),
+    ("resolve_vulnerability", [CODE, "finding=SQL injection"]),
+    ("summarize_changes", [DIFF]),
+    ("summarize_discussion", ["discussion=Ann: Shall we ship? Bob: Yes, tomorrow."]),
+    ("commit_message", [DIFF]),
+    ("issue_description", ["notes=the button does nothing on a phone"]),
+    ("troubleshoot_job", ["log=error: package foo not found"]),
+    ("shell_command", ["request=list files by size"]),
+])
+def test_every_feature_is_answered_by_the_real_model(stack, feature, variables):
+    words = [word for variable in variables for word in ("--var", variable)]
+    answer = as_json(stack, "run", feature, *words, "--max-tokens", "16")
+    assert answer["text"].strip() and answer["prompt"] == f"{feature}/base/1.0.0" and answer["finish_reason"] in ("stop", "length")
+
+
 def test_texts_are_embedded(stack):
     answer = as_json(stack, "embed", "a cat", "a dog")
     assert len(answer["vectors"]) == 2 and len(answer["vectors"][0]) > 100

@@ -479,7 +479,7 @@ impl Stack {
             issuers: Vec::new(),
             clients: gateway_svc::config::Clients { grpc: CLIENTS, http: CLIENTS },
             rotation: (24 * 3600, 900),
-            egress: postern_egress::EgressConfig { offline: false, networks: Vec::new() },
+            egress: postern_egress::EgressConfig { offline: false, networks: Vec::new(), identities: Vec::new() },
         }
     }
 

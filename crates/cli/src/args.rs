@@ -412,7 +412,7 @@ pub struct ModelSettings {
     /// Read an AWS access key from this file: JSON with access_key_id, secret_access_key, region and, of temporary keys, session_token.
     #[arg(long, value_name = "FILE", conflicts_with = "api_key_file")]
     pub aws_key_file: Option<PathBuf>,
-    /// The adapter gets credentials of AWS's by this profile of its own files.
+    /// The adapter gets credentials of AWS's by this profile of its own files, which its operator lists in egress.identities, as the two below.
     #[arg(long, value_name = "NAME", requires = "aws_region", conflicts_with_all = ["api_key_file", "aws_key_file"])]
     pub aws_profile: Option<String>,
     /// The adapter gets credentials of AWS's by the token that its pod was given (AWS_WEB_IDENTITY_TOKEN_FILE).

@@ -5,6 +5,7 @@
 
 mod client;
 mod connector;
+mod identity;
 mod policy;
 mod tls;
 
@@ -16,6 +17,7 @@ use serde::Deserialize;
 
 pub use client::{Body, Client};
 pub use connector::{ConnectError, Connector};
+pub use identity::OwnIdentity;
 pub use policy::{AddressDenied, Policy};
 pub use tls::{ClientTls, TlsProblem};
 
@@ -30,6 +32,8 @@ pub struct EgressConfig {
     pub offline: bool,
     /// With `offline`: the networks that count as inside.
     pub networks: Vec<IpNet>,
+    /// Which identities of this process's own models may be shown. Default: none.
+    pub identities: Vec<OwnIdentity>,
 }
 
 impl EgressConfig {
@@ -48,6 +52,7 @@ impl EgressConfig {
 pub struct Egress {
     tls: Arc<rustls::ClientConfig>,
     bound: Option<Arc<[IpNet]>>,
+    identities: Arc<[OwnIdentity]>,
 }
 
 impl Egress {
@@ -58,7 +63,20 @@ impl Egress {
     pub fn new(config: &EgressConfig) -> Result<Self, TlsProblem> {
         // A machine without any authority is fine as long as no https endpoint is called; those calls then fail by name.
         let tls = Arc::new(ClientTls::default().config()?);
-        Ok(Self { tls, bound: config.bound().map(Into::into) })
+        Ok(Self { tls, bound: config.bound().map(Into::into), identities: config.identities.clone().into() })
+    }
+
+    /// Whether models may be shown this identity of the process's own.
+    ///
+    /// # Errors
+    /// Says what an operator can do.
+    pub fn shows(&self, identity: &OwnIdentity) -> Result<(), String> {
+        match self.identities.contains(identity) {
+            true => Ok(()),
+            false => Err(format!(
+                "its own identity `{identity}` is shown to no model; an operator can list it in egress.identities"
+            )),
+        }
     }
 
     /// The networks that the process keeps within; `None` when nothing bounds it.

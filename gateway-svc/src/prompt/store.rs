@@ -87,7 +87,7 @@ impl Prompts {
     }
 
     /// Takes the prompts that the instance has now, by name with their texts.
-    pub fn take_over(&self, prompts: impl Iterator<Item = (String, String)>) {
+    pub fn take_over(&self, prompts: Vec<(String, String)>) {
         // One that cannot be used, of an instance of another version, takes no others along.
         let usable = |(name, text): &(String, String)| match read_named(name, text) {
             Ok(_) => true,
@@ -97,7 +97,7 @@ impl Prompts {
             }
         };
         let file = |(name, text)| (PathBuf::from(format!("{name}.toml")), text);
-        let instance = prompts.filter(usable).map(file).collect();
+        let instance = prompts.into_iter().filter(usable).map(file).collect();
         self.put("the instance's prompts", |layers| &mut layers.instance, instance);
     }
 
@@ -209,14 +209,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = PromptsConfig { overlay_dir: Some(dir.path().to_owned()), ..Default::default() };
         let prompts = Prompts::follow(&config, &Lifecycle::new(&Readiness::default())).unwrap();
-        let named = |name: &str, text: &str| std::iter::once((name.to_owned(), text.to_owned()));
-        prompts.take_over(named("explain_code/base/2.0.0", TEXT));
+        let named = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+        prompts.take_over(vec![named("explain_code/base/2.0.0", TEXT)]);
         assert_eq!(picked(&prompts), "explain_code/base/2.0.0");
         // One that cannot be used takes no others along, and one that is gone is gone.
         prompts
-            .take_over(named("explain_code/base/3.0.0", "user = '{{'").chain(named("explain_code/base/2.1.0", TEXT)));
+            .take_over(vec![named("explain_code/base/3.0.0", "user = '{{'"), named("explain_code/base/2.1.0", TEXT)]);
         assert_eq!(picked(&prompts), "explain_code/base/2.1.0");
-        prompts.take_over(std::iter::empty());
+        prompts.take_over(Vec::new());
         assert_eq!(picked(&prompts), "explain_code/base/1.0.0");
     }
 

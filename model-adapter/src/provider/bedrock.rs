@@ -7,8 +7,9 @@ mod request;
 use http::header::AUTHORIZATION;
 use postern_proto::Failure;
 use postern_proto::completion::v1::Completion;
-use postern_proto::model::v1::Generation;
+use postern_proto::model::v1::{EmbedRequest, Generation};
 
+use super::embeddings::{self, Shape};
 use super::{Api, Call, Provider, StreamDecoder, Target, say};
 
 /// The provider.
@@ -24,20 +25,33 @@ impl Provider for Bedrock {
     }
 
     fn apis(&self) -> &'static [Api] {
-        &[Api::Converse]
+        &[Api::Converse, Api::Embeddings]
     }
 
     fn call(&self, target: &Target<'_>, generation: &Generation, stream: bool) -> Result<Call, Failure> {
-        let (body, warnings) = request::body(target.identifier, generation)?;
+        let (body, warnings) = request::body(target, generation)?;
         let method = if stream { "converse-stream" } else { "converse" };
         let path = format!("/model/{}/{method}", say::segment(target.identifier));
         let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
         Ok(Call { path, headers, body, warnings, api: Api::Converse })
     }
 
+    fn embed(&self, target: &Target<'_>, asked: &EmbedRequest) -> Result<Call, Failure> {
+        let shape = match target.identifier {
+            id if id.contains("titan-embed") => Shape::Titan,
+            id if id.contains("cohere.embed") => Shape::CohereOnBedrock,
+            id if id.contains("nova") && id.contains("embed") => Shape::Nova,
+            _ => return Err(Failure::field("inputs", "the model embeds nothing, or in a form that is not known here")),
+        };
+        let body = embeddings::body(shape, target.identifier, asked)?;
+        let path = format!("/model/{}/invoke", say::segment(target.identifier));
+        let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
+        Ok(Call { path, headers, body, warnings: Vec::new(), api: Api::Embeddings })
+    }
+
     /// (<https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_CountTokens.html>)
     fn count(&self, target: &Target<'_>, generation: &Generation) -> Result<Option<Call>, Failure> {
-        let body = request::body_to_count(target.identifier, generation)?;
+        let body = request::body_to_count(target, generation)?;
         let path = format!("/model/{}/count-tokens", say::segment(target.identifier));
         let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
         Ok(Some(Call { path, headers, body, warnings: Vec::new(), api: Api::Converse }))

@@ -39,6 +39,13 @@ pub enum Shape {
     Vertex,
     /// Ollama's `/api/embed`.
     Ollama,
+    /// Amazon's Titan on Bedrock (<https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-titan-embed-text.html>).
+    Titan,
+    /// Amazon's Nova on Bedrock (<https://docs.aws.amazon.com/nova/latest/userguide/embeddings-schema.html>).
+    Nova,
+    /// Cohere's on Bedrock, where the path names the model
+    /// (<https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-embed.html>).
+    CohereOnBedrock,
 }
 
 /// The JSON body of a request.
@@ -53,6 +60,9 @@ pub fn body(shape: Shape, identifier: &str, asked: &EmbedRequest) -> Result<Byte
     if !tokens.is_empty() && shape != Shape::OpenAi {
         return Err(Failure::field("tokens", "the model's server embeds texts, not tokens"));
     }
+    if matches!(shape, Shape::Titan | Shape::Nova) && inputs.len() > 1 {
+        return Err(Failure::field("inputs", "the model's server embeds one text at a time"));
+    }
     let mut body = match shape {
         Shape::OpenAi if !tokens.is_empty() => {
             let tokens: Vec<_> = tokens.iter().map(|TokenIds { ids }| ids).collect();
@@ -63,6 +73,15 @@ pub fn body(shape: Shape, identifier: &str, asked: &EmbedRequest) -> Result<Byte
             "model": identifier, "texts": inputs, "input_type": "search_document", "embedding_types": ["float"],
         }),
         Shape::Ollama => json!({ "model": identifier, "input": inputs }),
+        Shape::Titan => json!({ "inputText": inputs[0] }),
+        Shape::Nova => {
+            let text = json!({ "truncationMode": "END", "value": inputs[0] });
+            let parameters = json!({ "embeddingPurpose": "GENERIC_INDEX", "text": text });
+            json!({ "taskType": "SINGLE_EMBEDDING", "singleEmbeddingParams": parameters })
+        }
+        Shape::CohereOnBedrock => {
+            json!({ "texts": inputs, "input_type": "search_document", "embedding_types": ["float"] })
+        }
         Shape::Gemini => {
             let one = |text: &String| {
                 let content = json!({ "parts": [{ "text": text }] });
@@ -80,8 +99,9 @@ pub fn body(shape: Shape, identifier: &str, asked: &EmbedRequest) -> Result<Byte
     };
     if let Some(dimensions) = *dimensions {
         match shape {
-            Shape::OpenAi | Shape::Ollama => body["dimensions"] = dimensions.into(),
-            Shape::Mistral | Shape::Cohere => body["output_dimension"] = dimensions.into(),
+            Shape::OpenAi | Shape::Ollama | Shape::Titan => body["dimensions"] = dimensions.into(),
+            Shape::Mistral | Shape::Cohere | Shape::CohereOnBedrock => body["output_dimension"] = dimensions.into(),
+            Shape::Nova => body["singleEmbeddingParams"]["embeddingDimension"] = dimensions.into(),
             Shape::Vertex => body["parameters"] = json!({ "outputDimensionality": dimensions }),
             Shape::Gemini => {}
         }
@@ -110,7 +130,7 @@ pub fn read(body: &[u8]) -> Result<Embeddings, Failure> {
         // Cohere names the kind of numbers; Gemini puts each vector into an object.
         let list = answer["embeddings"]["float"].as_array().or_else(|| answer["embeddings"].as_array());
         let list = list.ok_or_else(|| invalid("no embeddings"))?;
-        let one = |value: &Value| vector(value.get("values").unwrap_or(value));
+        let one = |value: &Value| vector(value.get("values").or_else(|| value.get("embedding")).unwrap_or(value));
         list.iter().map(one).collect::<Result<_, _>>()?
     };
     if vectors.is_empty() || vectors.len() > MOST_INPUTS {
@@ -158,7 +178,13 @@ fn vector(value: &Value) -> Result<Embedding, Failure> {
 }
 
 fn usage(answer: &Value) -> Option<Usage> {
-    let places = ["/usage/prompt_tokens", "/meta/billed_units/input_tokens", "/prompt_eval_count"];
+    let places = [
+        "/usage/prompt_tokens",
+        "/meta/billed_units/input_tokens",
+        "/prompt_eval_count",
+        "/inputTextTokenCount",
+        "/inputTokenCount",
+    ];
     let input_tokens = places.into_iter().find_map(|place| answer.pointer(place)?.as_u64())?;
     Some(Usage { input_tokens: Some(input_tokens), provenance: UsageProvenance::Reported as i32, ..Usage::default() })
 }
@@ -184,6 +210,7 @@ mod tests {
             ),
             r#"{"embeddings":{"float":[[1,2],[3,-4.5]]}}"#.to_owned(),
             r#"{"embeddings":[[1,2],[3,-4.5]]}"#.to_owned(),
+            r#"{"embeddings":[{"embeddingType":"TEXT","embedding":[1,2]},{"embeddingType":"TEXT","embedding":[3,-4.5]}]}"#.to_owned(),
             r#"{"embeddings":[{"values":[1,2]},{"values":[3,-4.5]}]}"#.to_owned(),
             r#"{"predictions":[{"embeddings":{"values":[1,2]}},{"embeddings":{"values":[3,-4.5]}}]}"#.to_owned(),
         ] {
@@ -237,6 +264,12 @@ mod tests {
             said(Shape::Vertex),
             json!({ "instances": [{ "content": "a" }], "parameters": { "outputDimensionality": 8 } })
         );
+        assert_eq!(said(Shape::Titan), json!({ "inputText": "a", "dimensions": 8 }));
+        assert_eq!(said(Shape::Nova)["singleEmbeddingParams"]["embeddingDimension"], 8);
+        let on_bedrock = said(Shape::CohereOnBedrock);
+        assert_eq!((&on_bedrock["texts"], on_bedrock.get("model")), (&json!(["a"]), None));
+        let two = EmbedRequest { inputs: vec!["a".to_owned(), "b".to_owned()], ..Default::default() };
+        assert!(body(Shape::Titan, "m", &two).is_err() && body(Shape::CohereOnBedrock, "m", &two).is_ok());
         assert!(body(Shape::OpenAi, "m", &EmbedRequest::default()).is_err());
         let tokens = EmbedRequest { tokens: vec![TokenIds { ids: vec![1, 2] }], ..Default::default() };
         let sent: Value = serde_json::from_slice(&body(Shape::OpenAi, "m", &tokens).unwrap()).unwrap();

@@ -322,6 +322,32 @@ fn thinking_is_asked_for_only_where_it_is_taken() {
 }
 
 #[test]
+fn claude_thinks_on_bedrock_as_it_does_at_anthropic() {
+    let asked = |identifier: &str, known: &Capabilities, chat: ChatPrompt| -> Value {
+        let target = Target { model: "demo", identifier, api_key: None, capabilities: known };
+        let parameters = Some(Parameters { reasoning_effort: Some("low".to_owned()), ..Parameters::default() });
+        let asked = Generation { prompt: Some(generation::Prompt::Chat(chat)), parameters, ..Generation::default() };
+        serde_json::from_slice(&by_name("bedrock").unwrap().call(&target, &asked, false).unwrap().body).unwrap()
+    };
+    let plain = || ChatPrompt { messages: vec![message(Role::User, vec![text("Hi")])], ..ChatPrompt::default() };
+    let (none, adaptive) =
+        (Capabilities::default(), Capabilities { adaptive_thinking: Some(true), ..Default::default() });
+    let body = asked("eu.anthropic.claude-sonnet-4-5-v1:0", &none, plain());
+    let expected = json!({ "thinking": { "type": "enabled", "budget_tokens": 2048 } });
+    assert_eq!(
+        (&body["additionalModelRequestFields"], &body["inferenceConfig"]["maxTokens"]),
+        (&expected, &json!(4096))
+    );
+    let body = asked("eu.anthropic.claude-opus-5-v1:0", &adaptive, plain());
+    assert_eq!(body["additionalModelRequestFields"]["output_config"], json!({ "effort": "low" }));
+    assert_eq!(body["additionalModelRequestFields"]["thinking"]["type"], "adaptive");
+    // A call is demanded, or the model is another.
+    let body = asked("eu.anthropic.claude-sonnet-4-5-v1:0", &none, conversation());
+    assert_eq!(body.get("additionalModelRequestFields"), None);
+    assert_eq!(asked("amazon.nova-pro-v1:0", &none, plain()).get("additionalModelRequestFields"), None);
+}
+
+#[test]
 fn gemini_3_is_told_that_a_calls_signature_was_not_kept() {
     let said = |identifier: &str| {
         let known = Capabilities::default();

@@ -188,7 +188,8 @@ async fn a_server_is_believed_by_an_authority_of_its_own_and_shown_a_certificate
 #[tokio::test]
 async fn an_adapter_that_is_offline_reaches_only_what_lies_inside() {
     let server = FakeModel::saying(&["inside"]).await;
-    let egress = EgressConfig { offline: true, networks: vec!["127.0.0.0/8".parse().unwrap()] };
+    let egress =
+        EgressConfig { offline: true, networks: vec!["127.0.0.0/8".parse().unwrap()], ..EgressConfig::default() };
     let outside = |name: &str, url: &str, networks: &[&str]| instance::Model {
         endpoint_networks: networks.iter().map(|network| (*network).to_owned()).collect(),
         ..Stack::model(name, url)

@@ -10,12 +10,11 @@ use serde_json::{Map, Value, json};
 
 use super::{REDACTED, SIGNER};
 use crate::provider::Target;
+use crate::provider::claude::{self, Thinking};
 use crate::provider::say::{self, Dropped, Picture};
 
 /// The API demands a bound for the answer; this one where the caller gives none.
 const DEFAULT_MAX_TOKENS: u32 = 4096;
-/// What a model may spend on thinking, by the effort that is asked for.
-const BUDGETS: [(&str, u32); 3] = [("low", 2048), ("medium", 8192), ("high", 16_384)];
 
 /// What is counted of a request (<https://docs.anthropic.com/en/api/messages-count-tokens>).
 const COUNTED: [&str; 6] = ["model", "messages", "system", "tools", "tool_choice", "thinking"];
@@ -27,11 +26,6 @@ pub(super) fn body_to_count(target: &Target<'_>, generation: &Generation) -> Res
     asked.retain(|name, _| COUNTED.contains(&name.as_str()));
     Ok(serde_json::to_vec(&asked).map_err(Failure::internal)?.into())
 }
-
-/// The least that a model may spend on thinking.
-const LEAST_BUDGET: u32 = 1024;
-/// Efforts that newer models know.
-const EFFORTS: [&str; 5] = ["low", "medium", "high", "xhigh", "max"];
 
 pub(super) fn body(
     target: &Target<'_>,
@@ -67,20 +61,12 @@ pub(super) fn body(
     }
     let is_forced = body.get("tool_choice").is_some_and(|choice| choice["type"] == "any" || choice["type"] == "tool");
     let is_adaptive = target.capabilities.adaptive_thinking();
+    let is_own = |thought: &Thought| own_block(thought).is_some();
     // One that thinks by a budget wants the thoughts that the calls of this turn began with; one that thinks as it likes does not.
-    let may_think = !is_forced && (is_adaptive || !begins_unthought(&chat.messages));
+    let may_think = !is_forced && (is_adaptive || !claude::begins_unthought(&chat.messages, is_own));
     add_parameters(&mut body, &parameters, &mut dropped, (may_think, is_adaptive))?;
     let bytes = serde_json::to_vec(&body).map_err(Failure::internal)?;
     Ok((bytes.into(), dropped.warnings))
-}
-
-/// Whether the turn that is under way began with calls, and without the thoughts that went with them
-/// (<https://docs.anthropic.com/en/docs/build-with-claude/extended-thinking>).
-fn begins_unthought(messages: &[Message]) -> bool {
-    let from = messages.iter().rposition(|message| message.role == Role::User as i32).map_or(0, |at| at + 1);
-    let first = messages[from..].iter().find(|message| message.role == Role::Assistant as i32);
-    let is_own = |thought: &Thought| own_block(thought).is_some();
-    first.is_some_and(|first| !first.tool_calls.is_empty() && !first.thoughts.iter().any(is_own))
 }
 
 /// The mark of what the server shall keep (<https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching>).
@@ -224,7 +210,7 @@ fn add_parameters(
         choices: _,
         user,
         parallel_tool_calls: _,
-        reasoning_effort,
+        reasoning_effort: _,
         top_logprobs,
         extra_json: _,
     } = parameters;
@@ -262,33 +248,11 @@ fn add_parameters(
     let stop: Vec<_> = stop.iter().filter(|text| !text.trim().is_empty()).cloned().collect();
     add("stop_sequences", (!stop.is_empty()).then(|| stop.into()));
     add("metadata", user.as_ref().map(|user| json!({ "user_id": user })));
-    if let Some(effort) = reasoning_effort.as_ref().filter(|_| is_adaptive) {
-        if EFFORTS.contains(&effort.as_str()) {
-            let config = body.entry("output_config").or_insert_with(|| json!({}));
-            config["effort"] = effort.as_str().into();
-            // Thinking wants the sampling left alone.
-            let is_plain = temperature.is_none_or(|given| given >= 1.0) && top_k.is_none() && top_p.is_none();
-            if may_think && is_plain {
-                body.insert("thinking".to_owned(), json!({ "type": "adaptive", "display": "summarized" }));
-            }
-        } else {
-            dropped.parameter("reasoning_effort", effort != "none");
-        }
-    } else if let Some(effort) = reasoning_effort {
-        let budget = BUDGETS.iter().find(|(name, _)| name == effort).map(|(_, budget)| *budget);
-        // The budget must be less than the whole answer may take; thinking wants the sampling left alone, a free choice of tools,
-        // and the thoughts that went with earlier calls, which nobody has kept.
-        let plain = temperature.is_none_or(|given| given >= 1.0) && top_k.is_none() && top_p.is_none() && may_think;
-        // What is left of the whole is for the answer.
-        let budget = budget.map(|budget| budget.min(max_tokens / 4 * 3));
-        match budget.filter(|budget| *budget >= LEAST_BUDGET && plain) {
-            Some(budget) => drop(add("thinking", Some(json!({ "type": "enabled", "budget_tokens": budget })))),
-            None => dropped.warnings.push(
-                "`reasoning_effort` was dropped: it needs a larger `max_tokens`, no sampling parameters, and no tool calls \
-                 before"
-                    .to_owned(),
-            ),
-        }
+    let Thinking { thinking, effort, warning } = claude::thinking(parameters, max_tokens, may_think, is_adaptive);
+    add("thinking", thinking);
+    if let Some(effort) = effort {
+        body.entry("output_config").or_insert_with(|| json!({}))["effort"] = effort.into();
     }
+    dropped.warnings.extend(warning.map(str::to_owned));
     Ok(())
 }

@@ -9,14 +9,20 @@ use postern_proto::model::v1::{ChatPrompt, Generation, generation};
 use serde_json::{Map, Value, json};
 
 use super::{REDACTED, SIGNER};
+use crate::provider::Target;
+use crate::provider::claude::{self, Thinking};
 use crate::provider::say::{self, Dropped, Picture};
 
-pub(super) fn body(identifier: &str, generation: &Generation) -> Result<(Bytes, Vec<String>), Failure> {
+/// The bound for an answer where thinking wants one and the caller gives none.
+const DEFAULT_MAX_TOKENS: u32 = 4096;
+
+pub(super) fn body(target: &Target<'_>, generation: &Generation) -> Result<(Bytes, Vec<String>), Failure> {
     let Some(generation::Prompt::Chat(chat)) = &generation.prompt else {
         return Err(Failure::field("generation.prompt", "the provider bedrock has no raw completions"));
     };
     let ChatPrompt { messages, tools, tool_choice, response_format } = chat;
     let mut dropped = Dropped::of("bedrock");
+    let identifier = target.identifier;
     let keeps = Keeps::of(identifier);
     let mut body = Map::new();
     if let Some((said, _)) = say::schema(response_format.as_ref(), "bedrock")? {
@@ -51,7 +57,34 @@ pub(super) fn body(identifier: &str, generation: &Generation) -> Result<(Bytes, 
         dropped.parameter("tool_choice", none);
         body.insert("toolConfig".to_owned(), config);
     }
-    let config = inference(&generation.parameters.clone().unwrap_or_default(), &mut dropped)?;
+    let parameters = generation.parameters.clone().unwrap_or_default();
+    let mut config = inference(&parameters, &mut dropped)?;
+    if identifier.contains("claude") {
+        let forced = body.get("toolConfig").is_some_and(|config| {
+            let choice = config.get("toolChoice");
+            choice.is_some_and(|choice| choice.get("auto").is_none())
+        });
+        let is_own = |thought: &Thought| own_block(thought).is_some();
+        let is_adaptive = target.capabilities.adaptive_thinking();
+        let may_think = !forced && (is_adaptive || !claude::begins_unthought(&chat.messages, is_own));
+        let max_tokens = parameters.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
+        let Thinking { thinking, effort, warning } = claude::thinking(&parameters, max_tokens, may_think, is_adaptive);
+        let mut more = Map::new();
+        if let Some(thinking) = thinking {
+            // A budget must be less than a bound that is there.
+            config.insert("maxTokens".to_owned(), max_tokens.into());
+            more.insert("thinking".to_owned(), thinking);
+        }
+        if let Some(effort) = effort {
+            more.insert("output_config".to_owned(), json!({ "effort": effort }));
+        }
+        if !more.is_empty() {
+            body.insert("additionalModelRequestFields".to_owned(), more.into());
+        }
+        dropped.warnings.extend(warning.map(str::to_owned));
+    } else {
+        dropped.parameter("reasoning_effort", parameters.reasoning_effort.is_some());
+    }
     if !config.is_empty() {
         body.insert("inferenceConfig".to_owned(), config.into());
     }
@@ -60,8 +93,8 @@ pub(super) fn body(identifier: &str, generation: &Generation) -> Result<(Bytes, 
 }
 
 /// The body that asks how many tokens a prompt has.
-pub(super) fn body_to_count(identifier: &str, generation: &Generation) -> Result<Bytes, Failure> {
-    let (bytes, _) = body(identifier, generation)?;
+pub(super) fn body_to_count(target: &Target<'_>, generation: &Generation) -> Result<Bytes, Failure> {
+    let (bytes, _) = body(target, generation)?;
     let mut asked: Map<String, Value> = serde_json::from_slice(&bytes).map_err(Failure::internal)?;
     asked.retain(|name, _| matches!(name.as_str(), "messages" | "system" | "toolConfig"));
     let asked = json!({ "input": { "converse": asked } });
@@ -212,7 +245,7 @@ fn inference(parameters: &Parameters, dropped: &mut Dropped<'_>) -> Result<Map<S
         choices: _,
         user,
         parallel_tool_calls,
-        reasoning_effort,
+        reasoning_effort: _,
         top_logprobs,
         extra_json: _,
     } = parameters;
@@ -226,7 +259,6 @@ fn inference(parameters: &Parameters, dropped: &mut Dropped<'_>) -> Result<Map<S
         ("frequency_penalty", frequency_penalty.is_some()),
         ("user", user.is_some()),
         ("parallel_tool_calls", parallel_tool_calls.is_some()),
-        ("reasoning_effort", reasoning_effort.is_some()),
     ] {
         dropped.parameter(name, is_set);
     }

@@ -1,0 +1,63 @@
+//! How Claude is told to think, at Anthropic and on Bedrock alike (<https://docs.anthropic.com/en/docs/build-with-claude/extended-thinking>).
+
+use postern_proto::completion::v1::{Message, Parameters, Role, Thought};
+use serde_json::{Value, json};
+
+/// What a model may spend on thinking, by the effort that is asked for.
+const BUDGETS: [(&str, u32); 3] = [("low", 2048), ("medium", 8192), ("high", 16_384)];
+/// The least that it may spend.
+const LEAST_BUDGET: u32 = 1024;
+/// Efforts that newer models know.
+const EFFORTS: [&str; 5] = ["low", "medium", "high", "xhigh", "max"];
+
+/// What becomes of the effort that was asked for.
+#[derive(Debug, Default, PartialEq)]
+pub struct Thinking {
+    /// The request's `thinking`.
+    pub thinking: Option<Value>,
+    /// The effort, where that is what steers the model.
+    pub effort: Option<String>,
+    /// Why it was dropped.
+    pub warning: Option<&'static str>,
+}
+
+/// How the model is told to think: newer ones by an effort, as they like, others by a budget of tokens, which is less than the whole answer
+/// may take.
+pub fn thinking(parameters: &Parameters, max_tokens: u32, may_think: bool, is_adaptive: bool) -> Thinking {
+    let Parameters { temperature, top_p, top_k, reasoning_effort, .. } = parameters;
+    let Some(effort) = reasoning_effort else { return Thinking::default() };
+    // Thinking wants the sampling left alone.
+    let is_plain = temperature.is_none_or(|given| given >= 1.0) && top_k.is_none() && top_p.is_none();
+    if is_adaptive {
+        if !EFFORTS.contains(&effort.as_str()) {
+            let warning =
+                (effort != "none").then_some("`reasoning_effort` was dropped: the model knows no such effort");
+            return Thinking { warning, ..Thinking::default() };
+        }
+        let thinking = (may_think && is_plain).then(|| json!({ "type": "adaptive", "display": "summarized" }));
+        return Thinking { thinking, effort: Some(effort.clone()), warning: None };
+    }
+    let budget = BUDGETS.iter().find(|(name, _)| name == effort).map(|(_, budget)| *budget);
+    // What is left of the whole is for the answer.
+    let budget = budget.map(|budget| budget.min(max_tokens / 4 * 3));
+    match budget.filter(|budget| *budget >= LEAST_BUDGET && is_plain && may_think) {
+        Some(budget) => {
+            let thinking = Some(json!({ "type": "enabled", "budget_tokens": budget }));
+            Thinking { thinking, ..Thinking::default() }
+        }
+        None => {
+            let warning = "`reasoning_effort` was dropped: it needs a larger `max_tokens`, no sampling parameters, a free choice of \
+                           tools, and the thoughts that this turn's calls began with";
+            Thinking { warning: Some(warning), ..Thinking::default() }
+        }
+    }
+}
+
+/// Whether the turn that is under way began with calls, and without the thoughts that went with them, which a model that thinks by a budget
+/// would ask for.
+pub fn begins_unthought(messages: &[Message], is_own: impl Fn(&Thought) -> bool) -> bool {
+    let from = messages.iter().rposition(|message| message.role == Role::User as i32).map_or(0, |at| at + 1);
+    let mut turn = messages.iter().skip(from);
+    let first = turn.find(|message| message.role == Role::Assistant as i32);
+    first.is_some_and(|first| !first.tool_calls.is_empty() && !first.thoughts.iter().any(is_own))
+}
