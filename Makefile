@@ -35,7 +35,7 @@ test-acceptance: $(VENV)/installed
 test-extra: $(VENV)/installed-extra
 	$(VENV)/bin/python -m pytest -q tests/extra tests/chaos
 
-soak: $(VENV)/installed
+soak: $(VENV)/installed-extra
 	POSTERN_SOAK=1 $(VENV)/bin/python -m pytest -q -s --durations=0 tests/chaos
 
 bench:

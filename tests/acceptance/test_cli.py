@@ -31,6 +31,7 @@ def test_status_says_what_can_be_used(stack):
     [model] = status["models"]
     assert model["name"] == "demo" and {"chat", "code_completion", "embed", "explain_code"} <= set(model["features"])
     assert "administration" in stack.postern("--profile", "admin", "status").stdout
+    assert as_json(stack, "--profile", "admin", "status")["instance"]["id"].startswith("ins_")
 
 
 def test_a_model_is_added_checked_changed_bound_and_removed(stack, tmp_path):

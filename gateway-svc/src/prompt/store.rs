@@ -128,9 +128,12 @@ impl Prompts {
         }
         *layer(&mut after) = files;
         let registry = after.registry().map_err(|problem| problem.to_string());
-        // A version that is pinned must stay.
+        // A version that is pinned must stay, once it is there.
+        let now = self.current.load();
         let lost = |registry: &Registry| {
-            let lost = |(feature, version): &(&Feature, &Version)| !has(registry, **feature, version);
+            let lost = |(feature, version): &(&Feature, &Version)| {
+                has(&now, **feature, version) && !has(registry, **feature, version)
+            };
             self.pins.iter().find(lost).map(|(feature, version)| format!("the pinned {feature} {version} is gone"))
         };
         let registry = registry.and_then(|registry| lost(&registry).map_or(Ok(registry), Err));
@@ -156,8 +159,9 @@ fn pins(given: &BTreeMap<String, String>, registry: &Registry) -> Result<BTreeMa
         let key = format!("prompts.pins.{name}");
         let feature: Feature = name.parse().map_err(|error| ConfigError::invalid(&key, error))?;
         let version: Version = version.parse().map_err(|error| ConfigError::invalid(&key, error))?;
+        // The instance may hold it: its prompts come once the gateway follows it.
         if !has(registry, feature, &version) {
-            return Err(ConfigError::invalid(&key, format_args!("there is no prompt {name} of version {version}")));
+            tracing::warn!(%feature, %version, "the pinned prompt is not there; until the instance gives it, the feature has none");
         }
         pins.insert(feature, version);
     }
@@ -221,15 +225,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_version_can_be_pinned_and_one_that_is_not_there_cannot() {
+    async fn a_pinned_version_may_come_from_the_instance_and_stays_once_it_is_there() {
         let pin = |version: &str| PromptsConfig {
             pins: [("explain_code".to_owned(), version.to_owned())].into(),
             ..Default::default()
         };
         let prompts = Prompts::follow(&pin("1.0.0"), &Lifecycle::new(&Readiness::default())).unwrap();
         assert_eq!(prompts.pinned(Feature::ExplainCode), Some(&Version::new(1, 0, 0)));
-        for version in ["9.9.9", "one"] {
-            assert!(Prompts::follow(&pin(version), &Lifecycle::new(&Readiness::default())).is_err());
-        }
+        assert!(Prompts::follow(&pin("one"), &Lifecycle::new(&Readiness::default())).is_err());
+
+        let prompts = Prompts::follow(&pin("2.0.0"), &Lifecycle::new(&Readiness::default())).unwrap();
+        let has = || has(&prompts.current(), Feature::ExplainCode, &Version::new(2, 0, 0));
+        let named = |version: &str| vec![(format!("explain_code/base/{version}"), TEXT.to_owned())];
+        prompts.take_over(named("3.0.0"));
+        assert!(!has());
+        prompts.take_over(named("2.0.0"));
+        assert!(has());
+        prompts.take_over(Vec::new());
+        assert!(has());
     }
 }

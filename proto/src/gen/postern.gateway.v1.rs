@@ -1190,7 +1190,7 @@ pub struct ExplainRequestResponse {
 /// Something that was looked at.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Finding {
-    /// What: token, scope, binding, groups, network, model, limit or prompt.
+    /// What: token, scope, binding, groups, network, model, limit or prompt; at the instance also credential.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     /// Whether the request passes it.

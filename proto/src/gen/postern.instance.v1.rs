@@ -481,7 +481,7 @@ pub mod audit_service_server {
 /// A feature and what it is bound to.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Feature {
-    /// chat or code_completion.
+    /// The feature's name, such as chat or explain_code.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     /// The groups whose members may use it; one is enough. At most 32. Default: empty, anyone with a token for it.
@@ -561,7 +561,7 @@ pub struct LintFeaturesResponse {
 /// Something that can never apply.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Lint {
-    /// What it is about, such as feature:chat, model:small or prompt:chat/base/1.0.0.
+    /// What it is about, such as feature:chat, model:small or prompt:explain_code/base/2.0.0.
     #[prost(string, tag = "1")]
     pub subject: ::prost::alloc::string::String,
     /// Why it never applies, and what to do about it.

@@ -3,10 +3,12 @@
 use postern_proto::gateway::v1::ListModelsRequest;
 use postern_proto::gateway::v1::completion_service_client::CompletionServiceClient;
 use postern_proto::health::v1::health_client::HealthClient;
+use postern_proto::instance::v1::IntrospectTokenRequest;
+use postern_proto::instance::v1::token_service_client::TokenServiceClient;
 use postern_proto::{Failure, Feature, Reason};
 use postern_runtime::grpc;
 use postern_runtime::request_id::RequestId;
-use serde_json::json;
+use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 use crate::client::{Client, of_gateway};
@@ -18,6 +20,7 @@ pub async fn status(client: &Client) -> Result<Output, Problem> {
     let models = models(client).await;
     let (instance_at, gateway_at) = client.places();
     let mut text = format!("instance  {instance_at}  {instance}\ngateway   {gateway_at}  {gateway}\n");
+    let mut id = None;
     let json_models = match &models {
         Ok(models) if models.is_empty() => {
             text.push_str("models    none that this login may use");
@@ -31,6 +34,8 @@ pub async fn status(client: &Client) -> Result<Output, Problem> {
         }
         // An administrator's login uses no models; that is not bad news.
         Err(failure) if failure.reason == Reason::ScopeDenied => {
+            id = instance_id(client).await;
+            text.push_str(&id.as_ref().map(|id| format!("id        {id}\n")).unwrap_or_default());
             text.push_str("login     for administration");
             json!([])
         }
@@ -45,11 +50,20 @@ pub async fn status(client: &Client) -> Result<Output, Problem> {
     };
     let good = instance == "serving" && gateway == "serving" && usable;
     let json = json!({
-        "instance": { "address": instance_at, "health": instance },
+        "instance": { "address": instance_at, "health": instance, "id": id },
         "gateway": { "address": gateway_at, "health": gateway },
         "models": json_models,
     });
     Ok(Output::new(text, json).bad_unless(good))
+}
+
+/// The instance's id, where this login may introspect: other instances know it by that (`fleet add instance`).
+async fn instance_id(client: &Client) -> Option<String> {
+    let token = client.exchange("", &["instance:admin".to_owned()], None).await.ok()?.access_token;
+    let request = client.administer(IntrospectTokenRequest { token }).await.ok()?;
+    let answer = TokenServiceClient::new(client.instance()).introspect_token(request).await.ok()?;
+    let claims: Value = serde_json::from_str(&answer.into_inner().claims_json).ok()?;
+    claims["postern_instance"].as_str().map(str::to_owned)
 }
 
 async fn health(channel: Channel) -> &'static str {
