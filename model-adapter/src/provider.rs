@@ -63,7 +63,7 @@ pub enum Api {
     GenerateContent,
     /// Mistral's code at a cursor.
     Fim,
-    /// llama.cpp's code at a cursor.
+    /// llama.cpp's own completions, code at a cursor among them.
     Infill,
     /// Ollama's chat.
     OllamaChat,

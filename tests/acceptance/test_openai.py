@@ -68,6 +68,30 @@ def test_how_likely_tokens_were_is_told(client, model):
     assert len(columns.logprobs.top_logprobs[0]) == 2
 
 
+def test_llamacpps_own_api_says_the_same(stack, client, model, tmp_path):
+    key = tmp_path / "key"
+    key.write_text(stack["DEMO_MODEL_KEY"] + "\n")
+    admin = lambda *words: stack.postern("--profile", "admin", *words)
+    is_listed = lambda: "native" in [found.id for found in client.models.list()]
+    admin("model", "add", "native", "--provider", "llamacpp", "--url", stack["DEMO_MODEL_URL"], "--endpoint-network", "127.0.0.1/32",
+          "--identifier", stack["DEMO_MODEL_NAME"], "--api-key-file", str(key))
+    try:
+        admin("feature", "bind", "code_completion", model, "native")
+        assert "can be used" in admin("model", "check", "native").stdout
+        stack.eventually("the new model's coming", is_listed)
+        settings = dict(prompt="One, two, three,", max_tokens=8, temperature=0, logprobs=2)
+        [ours], [theirs] = [client.completions.create(model=name, **settings).choices for name in ("native", model)]
+        assert ours.text == theirs.text and ours.finish_reason == theirs.finish_reason == "length"
+        assert ours.logprobs.tokens == theirs.logprobs.tokens and len(ours.logprobs.top_logprobs[0]) == 2
+        chunks = list(client.completions.create(model="native", stream=True, **settings))
+        assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == ours.text
+        assert len(client.completions.create(model="native", prompt="One,", max_tokens=2, n=2).choices) == 2
+    finally:
+        admin("feature", "bind", "code_completion", model)
+        admin("model", "remove", "native")
+        stack.eventually("the model's going", lambda: not is_listed())
+
+
 def test_models_are_listed_and_found(client, model):
     assert [found.id for found in client.models.list()] == [model]
     assert client.models.retrieve(model).id == model

@@ -1,10 +1,10 @@
-//! llama.cpp's server (<https://github.com/ggml-org/llama.cpp/tree/master/tools/server>): OpenAI's API below `/v1`, and `/infill`, where the
-//! server fills in the middle in its model's own layout.
+//! llama.cpp's server (<https://github.com/ggml-org/llama.cpp/tree/master/tools/server>): OpenAI's API below `/v1`; its own `/completion`,
+//! and `/infill`, where the server fills in the middle in its model's own layout.
 
 use http::header::AUTHORIZATION;
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
-    Completion, CompletionEvent, FinishReason, Parameters, SourceFile, Usage, UsageProvenance,
+    Completion, CompletionEvent, FinishReason, Parameters, SourceFile, TokenLogprob, Usage, UsageProvenance,
 };
 use postern_proto::model::v1::{EmbedRequest, Generation, RawPrompt, generation};
 use serde_json::{Map, Value, json};
@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::emit::{self, EventStream, TakeEvent, invalid, truncated};
 use super::openai::LLAMACPP;
 use super::say::Dropped;
-use super::{Api, Call, Provider, StreamDecoder, Target, error, say};
+use super::{Api, Call, Provider, StreamDecoder, Target, error, logprobs, say};
 use crate::decode::sse;
 
 /// The provider.
@@ -28,22 +28,32 @@ impl Provider for LlamaCpp {
     }
 
     fn call(&self, target: &Target<'_>, generation: &Generation, stream: bool) -> Result<Call, Failure> {
-        let Some(generation::Prompt::Raw(RawPrompt { text, suffix: Some(suffix), files })) = &generation.prompt else {
-            return LLAMACPP.call(target, generation, stream);
+        let parameters = generation.parameters.clone().unwrap_or_default();
+        // A server of several models goes by it.
+        let mut body = Map::from_iter([("model".to_owned(), target.identifier.into())]);
+        let path = match &generation.prompt {
+            Some(generation::Prompt::Raw(RawPrompt { text, suffix: Some(suffix), files })) => {
+                let file = |SourceFile { path, text }: &SourceFile| json!({ "filename": path, "text": text });
+                body.insert("input_prefix".to_owned(), text.as_str().into());
+                body.insert("input_suffix".to_owned(), suffix.as_str().into());
+                if !files.is_empty() {
+                    body.insert("input_extra".to_owned(), files.iter().map(file).collect::<Vec<_>>().into());
+                }
+                "/infill"
+            }
+            // Several answers come under an index in OpenAI's form alone.
+            Some(generation::Prompt::Raw(raw)) if parameters.choices.is_none_or(|choices| choices <= 1) => {
+                body.insert("prompt".to_owned(), raw.text.as_str().into());
+                "/completion"
+            }
+            _ => return LLAMACPP.call(target, generation, stream),
         };
-        let file = |SourceFile { path, text }: &SourceFile| json!({ "filename": path, "text": text });
-        let mut body = Map::new();
-        body.insert("input_prefix".to_owned(), text.as_str().into());
-        body.insert("input_suffix".to_owned(), suffix.as_str().into());
-        if !files.is_empty() {
-            body.insert("input_extra".to_owned(), files.iter().map(file).collect::<Vec<_>>().into());
-        }
         body.insert("stream".to_owned(), stream.into());
         let mut dropped = Dropped::of("llamacpp");
-        add_parameters(&mut body, &generation.parameters.clone().unwrap_or_default(), &mut dropped)?;
+        add_parameters(&mut body, &parameters, &mut dropped)?;
         let body = serde_json::to_vec(&body).map_err(Failure::internal)?.into();
         let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
-        Ok(Call { path: "/infill".to_owned(), headers, body, warnings: dropped.warnings, api: Api::Infill })
+        Ok(Call { path: path.to_owned(), headers, body, warnings: dropped.warnings, api: Api::Infill })
     }
 
     fn embed(&self, target: &Target<'_>, asked: &EmbedRequest) -> Result<Call, Failure> {
@@ -64,7 +74,7 @@ impl Provider for LlamaCpp {
 
     fn stream_decoder(&self, api: Api) -> Box<dyn StreamDecoder> {
         match api {
-            Api::Infill => Box::new(EventStream::<Infill>::default()),
+            Api::Infill => Box::new(EventStream::<OwnEvents>::default()),
             _ => LLAMACPP.stream_decoder(api),
         }
     }
@@ -80,9 +90,36 @@ impl Provider for LlamaCpp {
         if answer["stop"] == false {
             return Err(truncated());
         }
-        Ok(emit::whole((text.to_owned(), String::new()), Vec::new(), finish_reason(answer), usage(answer)))
+        let mut whole = emit::whole((text.to_owned(), String::new()), Vec::new(), finish_reason(answer), usage(answer));
+        whole.choices.iter_mut().for_each(|choice| choice.logprobs = likely(answer));
+        Ok(whole)
     }
 }
+
+/// Members that extra ones may not be: what the request says in its own fields, and what would change the form of the answer.
+const RESERVED: [&str; 21] = [
+    "model",
+    "stream_options",
+    "prompt",
+    "input_prefix",
+    "input_suffix",
+    "input_extra",
+    "stream",
+    "n_predict",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "stop",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "n_probs",
+    "post_sampling_probs",
+    "n",
+    "n_cmpl",
+    "response_fields",
+];
 
 fn add_parameters(
     body: &mut Map<String, Value>,
@@ -107,7 +144,6 @@ fn add_parameters(
     } = parameters;
     dropped.one_choice(parameters)?;
     dropped.parameter("user", user.is_some());
-    dropped.parameter("top_logprobs", top_logprobs.is_some());
     dropped.parameter("reasoning_effort", reasoning_effort.is_some());
     let mut add = |name: &str, value: Option<Value>| value.map(|value| body.insert(name.to_owned(), value));
     add("n_predict", max_tokens.map(Value::from));
@@ -118,8 +154,10 @@ fn add_parameters(
     add("seed", seed.map(Value::from));
     add("presence_penalty", presence_penalty.map(Value::from));
     add("frequency_penalty", frequency_penalty.map(Value::from));
+    // None at all are shown for 0.
+    add("n_probs", top_logprobs.map(|top| top.max(1).into()));
     for (name, value) in say::json_object("parameters.extra_json", extra_json)? {
-        if body.contains_key(&name) || matches!(name.as_str(), "prompt" | "input_extra" | "n_predict" | "max_tokens") {
+        if RESERVED.contains(&name.as_str()) {
             return Err(Failure::field("parameters.extra_json", format!("`{name}` has a field of its own")));
         }
         body.insert(name, value);
@@ -157,19 +195,23 @@ fn usage(answer: &Value) -> Option<Usage> {
     })
 }
 
-/// Events of `/infill`; the last says `stop`.
+fn likely(piece: &Value) -> Vec<TokenLogprob> {
+    piece["completion_probabilities"].as_array().map(|tokens| logprobs::listed(tokens)).unwrap_or_default()
+}
+
+/// Events of `/completion` and `/infill`; the last says `stop`.
 #[derive(Default)]
-struct Infill {
+struct OwnEvents {
     done: bool,
 }
 
-impl TakeEvent for Infill {
+impl TakeEvent for OwnEvents {
     fn take(&mut self, event: &sse::Event, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
         if event.data == "[DONE]" {
             return Ok(());
         }
         let piece = parsed(event.data.as_bytes())?;
-        emit::text(out, 0, piece["content"].as_str().ok_or_else(|| invalid("no content"))?);
+        emit::likely_text(out, 0, piece["content"].as_str().ok_or_else(|| invalid("no content"))?, likely(&piece));
         if piece["stop"] == true {
             emit::end(out, usage(&piece), &[finish_reason(&piece)]);
             self.done = true;

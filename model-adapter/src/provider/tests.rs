@@ -1,8 +1,8 @@
 //! What each provider says of one and the same conversation.
 
 use postern_proto::completion::v1::{
-    ContentPart, Image, Message, Parameters, ResponseFormat, Role, SourceFile, Tool, ToolCall, ToolChoice,
-    content_part, image, response_format, tool_choice,
+    ContentPart, Image, Message, Parameters, ResponseFormat, Role, SourceFile, TokenLogprob, Tool, ToolCall,
+    ToolChoice, completion_event, content_part, image, response_format, tool_choice,
 };
 use postern_proto::model::v1::{ChatPrompt, Generation, RawPrompt, generation};
 use postern_proto::{Failure, Reason};
@@ -375,8 +375,8 @@ fn code_at_a_cursor_is_said_in_each_servers_own_way() {
     };
     let (prefix, suffix) = ("let a = ", ";");
     let expected = json!({
-        "input_prefix": prefix, "input_suffix": suffix, "input_extra": [{ "filename": "b.rs", "text": "fn b() {}" }],
-        "n_predict": 20, "seed": 7, "stream": true,
+        "model": "org/m:1", "input_prefix": prefix, "input_suffix": suffix,
+        "input_extra": [{ "filename": "b.rs", "text": "fn b() {}" }], "n_predict": 20, "seed": 7, "stream": true,
     });
     assert_eq!(said("llamacpp"), ("/infill".to_owned(), Api::Infill, expected));
     let expected = json!({
@@ -388,6 +388,59 @@ fn code_at_a_cursor_is_said_in_each_servers_own_way() {
     assert_eq!((&body["prompt"], &body["suffix"], body.get("raw")), (&json!(prefix), &json!(suffix), None));
     let (path, api, body) = said("openai");
     assert_eq!((path.as_str(), api, &body["suffix"]), ("/completions", Api::Completions, &json!(suffix)));
+}
+
+#[test]
+fn llamacpp_completes_text_by_its_own_api_and_several_times_by_openais() {
+    let raw = || generation::Prompt::Raw(RawPrompt { text: "let a = ".to_owned(), ..Default::default() });
+    let asked = |choices, top, extra: &str| Parameters {
+        max_tokens: Some(20),
+        choices,
+        top_logprobs: Some(top),
+        stop: vec![";".to_owned()],
+        extra_json: extra.to_owned(),
+        ..Default::default()
+    };
+    let (one, body) = call("llamacpp", raw(), asked(None, 0, r#"{"min_p":0.1}"#)).unwrap();
+    assert_eq!((one.path.as_str(), one.api, one.warnings.len()), ("/completion", Api::Infill, 0));
+    assert_eq!(header(&one, "authorization"), "Bearer model-key");
+    let expected = json!({
+        "model": "org/m:1", "prompt": "let a = ", "stream": true, "n_predict": 20, "n_probs": 1, "stop": [";"], "min_p": 0.1,
+    });
+    assert_eq!(body, expected);
+    let (several, body) = call("llamacpp", raw(), asked(Some(2), 3, "")).unwrap();
+    assert_eq!((several.path.as_str(), several.api, &body["n"]), ("/v1/completions", Api::Completions, &json!(2)));
+    for member in ["model", "n_predict", "stream", "prompt", "n", "n_probs", "response_fields", "seed"] {
+        let extra = json!({ member: 1 }).to_string();
+        let refused = call("llamacpp", raw(), asked(None, 0, &extra)).err().unwrap();
+        assert_eq!(refused.reason, Reason::RequestInvalid, "{member}");
+    }
+}
+
+#[test]
+fn llamacpp_says_how_likely_its_own_tokens_were() {
+    let entry = r#"{"id":1,"token":"a","bytes":[97],"logprob":-0.5,"top_logprobs":[{"id":2,"token":"b","bytes":[98],"logprob":-1.5}]}"#;
+    let piece = |content: &str, rest: &str| format!(r#"{{"content":"{content}"{rest}}}"#);
+    let told = |logprobs: &[TokenLogprob]| {
+        logprobs.iter().map(|one| (one.token.clone(), one.logprob, one.top[0].token.clone())).collect::<Vec<_>>()
+    };
+    let expected = vec![("a".to_owned(), -0.5, "b".to_owned())];
+    let provider = by_name("llamacpp").unwrap();
+    let whole = piece("a", &format!(r#","stop":true,"completion_probabilities":[{entry}]"#));
+    let whole = provider.read(Api::Infill, whole.as_bytes()).unwrap();
+    assert_eq!(told(&whole.choices[0].logprobs), expected);
+    let stream = format!(
+        "data: {}\n\ndata: {}\n\n",
+        piece("a", &format!(r#","stop":false,"completion_probabilities":[{entry}]"#)),
+        piece("", r#","stop":true,"stop_type":"eos""#),
+    );
+    let mut out = Vec::new();
+    provider.stream_decoder(Api::Infill).feed(stream.as_bytes(), &mut out).unwrap();
+    let likely = out.iter().find_map(|event| match &event.event {
+        Some(completion_event::Event::Delta(delta)) => Some(told(&delta.logprobs)),
+        _ => None,
+    });
+    assert_eq!(likely, Some(expected));
 }
 
 #[test]
