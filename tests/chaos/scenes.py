@@ -137,6 +137,7 @@ def offline(bin_dir: pathlib.Path, directory: pathlib.Path) -> None:
         assert system.ask(system.user).status == 200, "what is inside is reached"
         for name in ("far", "public"):
             assert system.postern("model", "check", name, check=False) == ""
+            system.until("the gateway to know the model", lambda: system.ask(system.user, model=name).status != 404)
             assert system.ask(system.user, model=name).status >= 500, name
         assert packets.seen("out") == set(), f"something left: {packets.seen('out')}"
         # The same without the bound leaves, and is seen.
