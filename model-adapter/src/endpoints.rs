@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use ipnet::IpNet;
-use postern_egress::{Client, ClientTls, Connector, Egress, OwnIdentity, Policy};
+use postern_egress::{Client, ClientTls, Connector, Egress, OwnIdentity};
 use postern_proto::Failure;
 use postern_proto::completion::v1::Thought;
 use postern_proto::instance::v1 as pb;
@@ -29,6 +29,8 @@ pub struct Endpoint {
     pub provider: &'static dyn Provider,
     /// Calls it, under its own policy.
     pub client: Client,
+    /// Connects as its client does, to probe with.
+    pub connector: Connector,
     /// Headers beside those of the API.
     pub headers: HeaderMap,
     /// Signs what is sent, where the server is AWS's.
@@ -38,7 +40,6 @@ pub struct Endpoint {
     identifier: String,
     api_key: Option<SecretString>,
     capabilities: pb::Capabilities,
-    policy: Policy,
     connection: Connection,
 }
 
@@ -111,12 +112,6 @@ impl Endpoint {
     fn signer(&self) -> String {
         let place = [self.provider.name(), &self.connection.url, &self.model, &self.identifier].join("\n");
         format!("{:08x}", crc32fast::hash(place.as_bytes()))
-    }
-
-    /// A connector under the same policy, to probe with.
-    #[must_use]
-    pub fn connector(&self) -> Connector {
-        Connector::new(self.policy.clone(), self.connection.connect_timeout)
     }
 }
 
@@ -192,12 +187,12 @@ impl Endpoints {
         let idle = usize::try_from(max_concurrency).ok().filter(|most| *most > 0).unwrap_or(UNBOUNDED_IDLE);
         let connection = Connection { url, networks, connect_timeout, tls, idle };
         self.stays_within(&connection)?;
-        let networks = || connection.networks.iter().copied();
+        let connector = self.egress.connector(connection.networks.iter().copied(), connect_timeout);
         let client = match before.filter(|before| before.connection == connection) {
             Some(before) => before.client.clone(),
             None => self
                 .egress
-                .client_with(networks(), connect_timeout, &connection.tls, connection.idle)
+                .client_with(&connector, &connection.tls, connection.idle)
                 .map_err(|problem| problem.to_string())?,
         };
         let (mut api_key, mut aws, mut google) = (None, None, None);
@@ -216,7 +211,6 @@ impl Endpoints {
             Ok((name, HeaderValue::from_str(&value).map_err(|error| error.to_string())?))
         };
         let headers = headers.into_iter().map(header).collect::<Result<_, String>>()?;
-        let policy = self.egress.policy(networks());
         let capabilities = capabilities.unwrap_or_default();
         Ok(Endpoint {
             id,
@@ -229,7 +223,7 @@ impl Endpoints {
             identifier,
             api_key,
             capabilities,
-            policy,
+            connector,
             connection,
         })
     }

@@ -36,12 +36,9 @@ pub async fn run(models: &Models, request: pb::ProbeRequest, up: &mpsc::Sender<p
 }
 
 async fn probe(models: &Models, endpoint: &Endpoint, report: &mut Report<'_>) {
-    let connector = endpoint.connector();
-    let resolved = report.step("resolve", async {
-        let addresses = connector.resolve(&endpoint.url("/")?).await.map_err(told)?;
-        let shown: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        Ok(shown.join(", "))
-    });
+    let connector = &endpoint.connector;
+    let resolved =
+        report.step("resolve", async { Ok(connector.way(&endpoint.url("/")?).await.map_err(told)?.to_string()) });
     if !resolved.await {
         return;
     }

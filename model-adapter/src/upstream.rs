@@ -166,7 +166,10 @@ pub(crate) fn not_connected(error: &ConnectError) -> Failure {
         ConnectError::NoHost => {
             Failure::new(Reason::EgressDenied, "the endpoint's URL cannot be called").with_blame(Blame::Adapter)
         }
-        ConnectError::Resolve { .. } | ConnectError::Dial { .. } | ConnectError::Timeout { .. } => {
+        ConnectError::Resolve { .. }
+        | ConnectError::Dial { .. }
+        | ConnectError::Proxy { .. }
+        | ConnectError::Timeout { .. } => {
             Failure::new(Reason::ModelUnreachable, "the model's server cannot be reached").with_blame(Blame::Upstream)
         }
     };

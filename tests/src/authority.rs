@@ -24,6 +24,9 @@ impl Default for Authority {
 }
 
 impl Authority {
+    /// A name in every certificate that no resolver knows.
+    pub const OUTSIDE: &str = "model.test";
+
     /// The SPIFFE ID in a certificate of this name.
     #[must_use]
     pub fn identity(name: &str) -> String {
@@ -38,7 +41,7 @@ impl Authority {
     #[must_use]
     pub fn issue(&self, dir: &Path, name: &str) -> TlsConfig {
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        let mut params = CertificateParams::new(["localhost", "127.0.0.1", Self::OUTSIDE].map(str::to_owned)).unwrap();
         params.subject_alt_names.push(SanType::URI(Self::identity(name).try_into().unwrap()));
         // Long enough for every test, and not for ever.
         let days = u32::try_from(SystemClock.now() / DAY + 2).unwrap();

@@ -460,7 +460,7 @@ pub fn reason(status: &Status) -> Reason {
 impl Stack {
     /// A stack with an adapter of its own, whose HTTP door takes credentials.
     #[must_use]
-    pub const fn builder<'a>() -> StackBuilder<'a> {
+    pub fn builder<'a>() -> StackBuilder<'a> {
         StackBuilder {
             models: Vec::new(),
             bindings: Vec::new(),
@@ -479,7 +479,7 @@ impl Stack {
             issuers: Vec::new(),
             clients: gateway_svc::config::Clients { grpc: CLIENTS, http: CLIENTS },
             rotation: (24 * 3600, 900),
-            egress: postern_egress::EgressConfig { offline: false, networks: Vec::new(), identities: Vec::new() },
+            egress: postern_egress::EgressConfig::default(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tower::Service;
 
 use crate::policy::{AddressDenied, Policy};
+use crate::proxy::Proxy;
 
 /// Why no connection came to be.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +48,17 @@ pub enum ConnectError {
         #[source]
         source: io::Error,
     },
+    /// The proxy let nothing through, or could not be reached.
+    #[error("no connection to {host} by {proxy}: {source}")]
+    Proxy {
+        /// The name.
+        host: String,
+        /// The proxy's.
+        proxy: String,
+        /// What came of it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Resolving and dialling took too long.
     #[error("no connection to {host} within {} ms", .within.as_millis())]
     Timeout {
@@ -57,11 +69,38 @@ pub enum ConnectError {
     },
 }
 
-/// Makes plain TCP connections under a [`Policy`]; TLS goes over it.
+/// How a destination is reached.
+#[derive(Debug)]
+pub enum Way<'a> {
+    /// At the first of these addresses that takes the connection.
+    Direct(Vec<SocketAddr>),
+    /// By way of this proxy, which looks the name up.
+    Proxy(&'a Proxy),
+}
+
+impl std::fmt::Display for Way<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Direct(addresses) => {
+                f.write_str(&addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+            }
+            Self::Proxy(proxy) => write!(f, "by {proxy}"),
+        }
+    }
+}
+
+/// Makes TCP connections under a [`Policy`], by way of a proxy where an operator has named one; TLS goes over them.
 #[derive(Clone)]
 pub struct Connector {
-    policy: Arc<Policy>,
+    direct: Direct,
+    proxy: Option<Arc<Proxy>>,
     timeout: Duration,
+}
+
+/// Makes connections itself, without a limit of time.
+#[derive(Clone)]
+pub(crate) struct Direct {
+    policy: Arc<Policy>,
     #[cfg(test)]
     resolver: Option<Resolver>,
 }
@@ -75,9 +114,74 @@ impl Connector {
     /// A connector that gives each connection this long.
     #[must_use]
     pub fn new(policy: Policy, timeout: Duration) -> Self {
+        Self { direct: Direct::new(policy), proxy: None, timeout }
+    }
+
+    /// The same, by way of this proxy where [`Connector::way`] says so.
+    pub(crate) fn by(self, proxy: Option<Arc<Proxy>>) -> Self {
+        Self { proxy, ..self }
+    }
+
+    /// The way to a URL's host. What is called over https by a name, and has no networks listed, is reached by way of the proxy where there is
+    /// one; a name that is known here to stand for refused addresses alone is still refused.
+    ///
+    /// # Errors
+    /// [`ConnectError`] when there is none.
+    pub async fn way(&self, uri: &Uri) -> Result<Way<'_>, ConnectError> {
+        let is_name = host_and_port(uri)?.0.parse::<IpAddr>().is_err();
+        let is_outside = uri.scheme_str() == Some("https") && is_name && self.direct.policy.lists_nothing();
+        match (self.proxy.as_deref().filter(|_| is_outside), self.direct.resolve(uri).await) {
+            (Some(proxy), Ok(_) | Err(ConnectError::Resolve { .. })) => Ok(Way::Proxy(proxy)),
+            (None, Ok(addresses)) => Ok(Way::Direct(addresses)),
+            (_, Err(error)) => Err(error),
+        }
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`ConnectError`], the last address's when none took the connection.
+    pub async fn connect(&self, uri: &Uri) -> Result<TcpStream, ConnectError> {
+        match tokio::time::timeout(self.timeout, self.connect_untimed(uri)).await {
+            Ok(result) => result,
+            Err(_) => {
+                let host = host_and_port(uri)?.0.to_owned();
+                Err(ConnectError::Timeout { host, within: self.timeout })
+            }
+        }
+    }
+
+    async fn connect_untimed(&self, uri: &Uri) -> Result<TcpStream, ConnectError> {
+        match self.way(uri).await? {
+            Way::Direct(addresses) => dial(addresses).await,
+            Way::Proxy(proxy) => {
+                let host = host_and_port(uri)?.0.to_owned();
+                let failed = |source| ConnectError::Proxy { host, proxy: proxy.to_string(), source };
+                proxy.connect(uri).await.map_err(failed)
+            }
+        }
+    }
+}
+
+async fn dial(addresses: Vec<SocketAddr>) -> Result<TcpStream, ConnectError> {
+    let mut last = ConnectError::NoHost;
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                // Best effort: without it the kernel may hold back small writes for 40 ms.
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Err(source) => last = ConnectError::Dial { address, source },
+        }
+    }
+    Err(last)
+}
+
+impl Direct {
+    pub(crate) fn new(policy: Policy) -> Self {
         Self {
             policy: Arc::new(policy),
-            timeout,
             #[cfg(test)]
             resolver: None,
         }
@@ -92,10 +196,7 @@ impl Connector {
     }
 
     /// The checked addresses of a URL's host, in the resolver's order.
-    ///
-    /// # Errors
-    /// [`ConnectError`] when there is none that may be dialled.
-    pub async fn resolve(&self, uri: &Uri) -> Result<Vec<SocketAddr>, ConnectError> {
+    async fn resolve(&self, uri: &Uri) -> Result<Vec<SocketAddr>, ConnectError> {
         let (host, port) = host_and_port(uri)?;
         let found =
             self.look_up(host, port).await.map_err(|source| ConnectError::Resolve { host: host.to_owned(), source })?;
@@ -116,35 +217,6 @@ impl Connector {
             _ => Ok(allowed),
         }
     }
-
-    /// Connects to the first address that takes it.
-    ///
-    /// # Errors
-    /// [`ConnectError`], the last address's when none did.
-    pub async fn connect(&self, uri: &Uri) -> Result<TcpStream, ConnectError> {
-        match tokio::time::timeout(self.timeout, self.connect_untimed(uri)).await {
-            Ok(result) => result,
-            Err(_) => {
-                let host = host_and_port(uri)?.0.to_owned();
-                Err(ConnectError::Timeout { host, within: self.timeout })
-            }
-        }
-    }
-
-    async fn connect_untimed(&self, uri: &Uri) -> Result<TcpStream, ConnectError> {
-        let mut last = ConnectError::NoHost;
-        for address in self.resolve(uri).await? {
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
-                    // Best effort: without it the kernel may hold back small writes for 40 ms.
-                    let _ = stream.set_nodelay(true);
-                    return Ok(stream);
-                }
-                Err(source) => last = ConnectError::Dial { address, source },
-            }
-        }
-        Err(last)
-    }
 }
 
 fn host_and_port(uri: &Uri) -> Result<(&str, u16), ConnectError> {
@@ -156,6 +228,21 @@ fn host_and_port(uri: &Uri) -> Result<(&str, u16), ConnectError> {
     let host = uri.host().filter(|host| !host.is_empty()).ok_or(ConnectError::NoHost)?;
     let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
     Ok((host, uri.port_u16().unwrap_or(default_port)))
+}
+
+impl Service<Uri> for Direct {
+    type Response = TokioIo<TcpStream>;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let direct = self.clone();
+        Box::pin(async move { dial(direct.resolve(&uri).await?).await.map(TokioIo::new) })
+    }
 }
 
 impl Service<Uri> for Connector {
@@ -179,6 +266,10 @@ mod tests {
 
     fn connector(networks: &[&str]) -> Connector {
         Connector::new(Policy::new(networks.iter().map(|n| n.parse().unwrap())), Duration::from_secs(5))
+    }
+
+    fn resolving(resolver: Resolver, connector: Connector) -> Connector {
+        Connector { direct: Direct { resolver: Some(resolver), ..connector.direct }, ..connector }
     }
 
     /// The ways in which `inet_aton` and URLs spell one IPv4 address.
@@ -254,7 +345,7 @@ mod tests {
         for host in hosts {
             // What makes no URL, and what the resolver takes for no address, is not dialled either.
             let Ok(uri) = format!("http://{host}:9/").parse::<Uri>() else { continue };
-            match connector(&[]).resolve(&uri).await {
+            match connector(&[]).way(&uri).await {
                 Err(ConnectError::Denied { .. } | ConnectError::Resolve { .. }) => {}
                 other => panic!("{host}: {other:?}"),
             }
@@ -263,7 +354,8 @@ mod tests {
             ["127.0.0.1", "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "localhost", "[::1]", "[::ffff:7f00:1]"]
         {
             let uri: Uri = format!("http://{host}:9/").parse().unwrap();
-            let result = connector(&[]).resolve(&uri).await;
+            let connector = connector(&[]);
+            let result = connector.way(&uri).await;
             assert!(matches!(result, Err(ConnectError::Denied { .. })), "{host}: {result:?}");
         }
     }
@@ -281,7 +373,7 @@ mod tests {
             let address = if nth == 0 { [127, 0, 0, 2] } else { [127, 0, 0, 1] };
             Box::pin(async move { Ok(vec![SocketAddr::from((address, port))]) })
         });
-        let connector = Connector { resolver: Some(resolver), ..connector(&["127.0.0.2/32"]) };
+        let connector = resolving(resolver, connector(&["127.0.0.2/32"]));
         let uri: Uri = format!("http://rebinding.test:{port}/").parse().unwrap();
         // What was checked is what is dialled: the name is asked for once a connection.
         let first = connector.connect(&uri).await;
@@ -293,8 +385,8 @@ mod tests {
             let addresses = [[127, 0, 0, 1], [127, 0, 0, 2]].map(|address| SocketAddr::from((address, port)));
             Box::pin(async move { Ok(addresses.to_vec()) })
         });
-        let connector = Connector { resolver: Some(both), ..connector };
-        assert_eq!(connector.resolve(&uri).await.unwrap(), [SocketAddr::from(([127, 0, 0, 2], port))]);
+        let connector = resolving(both, connector);
+        assert_eq!(connector.way(&uri).await.unwrap().to_string(), format!("127.0.0.2:{port}"));
     }
 
     #[tokio::test]
@@ -306,6 +398,52 @@ mod tests {
             let stream = connector(&["127.0.0.0/8"]).connect(&uri).await.unwrap();
             assert!(stream.nodelay().unwrap());
         }
+    }
+
+    /// A proxy at a port nobody listens on.
+    fn proxied(networks: &[&str], resolver: Resolver) -> Connector {
+        let proxy = Proxy::new("http://127.0.0.1:9", None, Direct::new(Policy::anywhere())).unwrap();
+        resolving(resolver, connector(networks)).by(Some(Arc::new(proxy)))
+    }
+
+    #[tokio::test]
+    async fn a_proxy_is_for_names_outside_called_over_https() {
+        let stands_for = |address: &'static str| -> Resolver {
+            Arc::new(move |_, port| {
+                let found = match address {
+                    "" => Err(io::Error::other("no such name")),
+                    _ => Ok(vec![SocketAddr::new(address.parse().unwrap(), port)]),
+                };
+                Box::pin(async move { found })
+            })
+        };
+        let way = async |networks: &[&str], stands_for: Resolver, url: &str| {
+            let connector = proxied(networks, stands_for);
+            connector.way(&url.parse().unwrap()).await.map(|way| way.to_string())
+        };
+        let by = "by the proxy 127.0.0.1:9";
+        // What a proxy alone can look up, and what is public as far as is known here.
+        assert_eq!(way(&[], stands_for(""), "https://model.test/v1").await.unwrap(), by);
+        assert_eq!(way(&[], stands_for("93.184.215.14"), "https://model.test/v1").await.unwrap(), by);
+        // Not what is inside, an address, or unencrypted.
+        for address in ["10.0.0.1", "127.0.0.1", "169.254.169.254", "::1"] {
+            let refused = way(&[], stands_for(address), "https://model.test/v1").await;
+            assert!(matches!(refused, Err(ConnectError::Denied { .. })), "{address}: {refused:?}");
+        }
+        let listed = way(&["10.0.0.0/8"], stands_for("10.0.0.1"), "https://model.test/v1").await;
+        assert_eq!(listed.unwrap(), "10.0.0.1:443");
+        let unknown = way(&["10.0.0.0/8"], stands_for(""), "https://model.test/v1").await;
+        assert!(matches!(unknown, Err(ConnectError::Resolve { .. })), "{unknown:?}");
+        assert_eq!(way(&[], stands_for("93.184.215.14"), "http://model.test/v1").await.unwrap(), "93.184.215.14:80");
+        assert_eq!(way(&[], stands_for("93.184.215.14"), "https://93.184.215.14/").await.unwrap(), "93.184.215.14:443");
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_cannot_be_reached_is_named_to_the_operator() {
+        let nowhere: Resolver = Arc::new(|_, _| Box::pin(async { Err(io::Error::other("no such name")) }));
+        let failed = proxied(&[], nowhere).connect(&"https://model.test/".parse().unwrap()).await.unwrap_err();
+        let told = crate::chain(&failed);
+        assert!(told.starts_with("no connection to model.test by the proxy 127.0.0.1:9: "), "{told}");
     }
 
     #[tokio::test]

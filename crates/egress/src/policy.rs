@@ -7,7 +7,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Why an address is not dialled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +53,17 @@ impl Policy {
     #[must_use]
     pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
         Self { networks: networks.into_iter().collect(), bound: None, only: None }
+    }
+
+    /// Any address that is ever dialled.
+    pub(crate) fn anywhere() -> Self {
+        let v6 = Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0);
+        Self::new([IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)), IpNet::V6(v6)])
+    }
+
+    /// Whether no networks are listed, so that public addresses are meant.
+    pub(crate) fn lists_nothing(&self) -> bool {
+        self.networks.is_empty() && self.only.is_none()
     }
 
     /// This address and no other. For what the cloud itself serves at an address that is refused to everybody else.

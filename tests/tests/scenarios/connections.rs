@@ -1,7 +1,7 @@
 //! The way from the adapter to a model's server: what is shown there, whom it is believed, and how far it may lead.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -185,6 +185,60 @@ async fn a_server_is_believed_by_an_authority_of_its_own_and_shown_a_certificate
     ask_until(&stack, Some(Reason::ModelUnreachable)).await;
 }
 
+/// A proxy that is shown `user:secret`, tunnels to one place whatever the name, and says which names it was asked for.
+async fn a_proxy(to: String) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let heard = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (to, heard) = (to.clone(), heard.clone());
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                let head = String::from_utf8(head).unwrap();
+                heard.lock().unwrap().push(head.lines().next().unwrap().to_owned());
+                if !head.contains("Proxy-Authorization: Basic dXNlcjpzZWNyZXQ=\r\n") {
+                    let _ = stream.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await;
+                    return;
+                }
+                let mut beyond = tokio::net::TcpStream::connect(to).await.unwrap();
+                stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut beyond).await;
+            });
+        }
+    });
+    (url, asked)
+}
+
+#[tokio::test]
+async fn what_lies_outside_is_reached_by_the_proxy_that_the_operator_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Authority::default().issue(dir.path(), "server");
+    let text = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
+    let ca_pem = text(server.ca_file.as_ref().unwrap());
+    let beyond = over_tls(&TlsConfig { require_client_certificate: false, ca_file: None, ..server }).await;
+    let (url, asked) = a_proxy(beyond.trim_start_matches("https://").trim_end_matches("/v1").to_owned()).await;
+    let credentials = dir.path().join("proxy");
+    std::fs::write(&credentials, "user:secret\n").unwrap();
+    let outside = format!("https://{}/v1", Authority::OUTSIDE);
+    let model = instance::Model { ca_pem, endpoint_networks: Vec::new(), ..Stack::model("demo", &outside) };
+    let stack = |proxy_credentials_file| {
+        let egress = EgressConfig { proxy: Some(url.clone()), proxy_credentials_file, ..EgressConfig::default() };
+        Stack::builder().egress(egress).registered(model.clone(), None).bind("chat", &["demo"]).start()
+    };
+    let shown = stack(Some(credentials)).await;
+    assert_eq!(ask_until(&shown, None).await, "safe");
+    assert_eq!(asked.lock().unwrap()[0], "CONNECT model.test:443 HTTP/1.1");
+    // Without the password the proxy lets nothing through; who asks is not told of the proxy.
+    let not_shown = stack(None).await;
+    let told = ask_until(&not_shown, Some(Reason::ModelUnreachable)).await;
+    assert!(!told.contains("proxy"), "{told}");
+}
+
 #[tokio::test]
 async fn an_adapter_that_is_offline_reaches_only_what_lies_inside() {
     let server = FakeModel::saying(&["inside"]).await;
@@ -256,7 +310,8 @@ async fn the_streams_of_one_connection_are_no_ceiling() {
     let tls = ClientTls { ca_pem: text(files.ca_file.as_ref().unwrap()), certificate };
     let egress = Egress::new(&EgressConfig::default()).unwrap();
     let networks = ["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
-    let client = egress.client_with(networks, std::time::Duration::from_secs(5), &tls, 4).unwrap();
+    let connector = egress.connector(networks, std::time::Duration::from_secs(5));
+    let client = egress.client_with(&connector, &tls, 4).unwrap();
     let ask = async || {
         let request = http::Request::get(format!("https://localhost:{port}/")).body(Full::default()).unwrap();
         let answer = client.request(request).await.unwrap();
