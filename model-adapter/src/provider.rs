@@ -131,7 +131,12 @@ pub trait Provider: Send + Sync {
     /// REQUEST_INVALID for what the format cannot say.
     fn call(&self, target: &Target<'_>, generation: &Generation, stream: bool) -> Result<Call, Failure>;
 
-    /// The request for embeddings.
+    /// Texts that the server embeds in one request.
+    fn most_texts(&self, _: &Target<'_>) -> usize {
+        embeddings::MOST_INPUTS
+    }
+
+    /// The request for embeddings of at most [`Provider::most_texts`].
     ///
     /// # Errors
     /// REQUEST_INVALID where the API has none.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::{FutureExt as _, Stream, stream};
+use futures_util::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _, stream};
 use http::header::CONTENT_TYPE;
 use http_body_util::BodyExt as _;
 use postern_egress::Body;
@@ -24,11 +24,15 @@ use tracing::Instrument as _;
 
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::fit::fit;
+use crate::provider::embeddings::Embeddings;
 use crate::provider::{Api, Call, StreamDecoder, embeddings, emit};
 use crate::upstream;
 
 /// Largest answer with embeddings, in bytes: numbers as text take a dozen each.
 const MAX_EMBEDDINGS_BYTES: usize = 64 * 1024 * 1024;
+
+/// Requests for parts of what is to be embedded that are under way at once.
+const BATCHES_AT_ONCE: usize = 4;
 
 /// Largest answer with a count, in bytes.
 const MAX_COUNT_BYTES: usize = 64 * 1024;
@@ -46,11 +50,30 @@ pub struct Models {
 pub type Events = Pin<Box<dyn Stream<Item = Result<pb::StreamGenerateResponse, Status>> + Send>>;
 
 impl Models {
-    async fn embed_once(&self, asked: &pb::EmbedRequest, id: &RequestId) -> Result<pb::EmbedResponse, Failure> {
+    /// Embeds in as many requests as the server needs; one that fails ends the others.
+    async fn embed_all(&self, asked: pb::EmbedRequest, id: &RequestId) -> Result<pb::EmbedResponse, Failure> {
         let endpoint = self.endpoint(&asked.endpoint_id)?;
-        let call = endpoint.provider.embed(&endpoint.target(), asked)?;
-        tracing::info!(model.name = endpoint.model, endpoint.id = endpoint.id, "calling the model");
-        let response = upstream::send(&endpoint, call, id, self.clock.now()).await?;
+        let batches = embeddings::batches(asked, endpoint.provider.most_texts(&endpoint.target()))?;
+        tracing::info!(
+            model.name = endpoint.model,
+            endpoint.id = endpoint.id,
+            requests = batches.len(),
+            "calling the model"
+        );
+        let read = stream::iter(batches.into_iter().map(|batch| self.embed_batch(&endpoint, batch, id)));
+        let read = embeddings::together(read.buffered(BATCHES_AT_ONCE).try_collect().await?);
+        let usage = Some(read.usage.unwrap_or_else(emit::absent_usage));
+        Ok(pb::EmbedResponse { embeddings: read.vectors, usage })
+    }
+
+    async fn embed_batch(
+        &self,
+        endpoint: &Endpoint,
+        asked: pb::EmbedRequest,
+        id: &RequestId,
+    ) -> Result<Embeddings, Failure> {
+        let call = endpoint.provider.embed(&endpoint.target(), &asked)?;
+        let response = upstream::send(endpoint, call, id, self.clock.now()).await?;
         let body = upstream::read_up_to(response.into_body(), MAX_EMBEDDINGS_BYTES).await;
         // No other server would answer in less: it was asked for too much at once.
         let body = body.map_err(|failure| match failure.reason {
@@ -60,12 +83,11 @@ impl Models {
             }
             _ => failure,
         })?;
-        let read = embeddings::read(&body).map_err(|failure| upstream::scrubbed(&endpoint, failure))?;
+        let read = embeddings::read(&body).map_err(|failure| upstream::scrubbed(endpoint, failure))?;
         if read.vectors.len() != asked.inputs.len() + asked.tokens.len() {
             return Err(emit::invalid("not one embedding for each text"));
         }
-        let usage = Some(read.usage.unwrap_or_else(emit::absent_usage));
-        Ok(pb::EmbedResponse { embeddings: read.vectors, usage })
+        Ok(read)
     }
 
     /// The tokens of a prompt, by the server's own count; `None` where it does not count.
@@ -199,8 +221,7 @@ impl ModelService for Models {
 
     async fn embed(&self, request: Request<pb::EmbedRequest>) -> Result<Response<pb::EmbedResponse>, Status> {
         let id = id_of(&request);
-        let asked = request.into_inner();
-        self.embed_once(&asked, &id).await.map(Response::new).map_err(refuse)
+        self.embed_all(request.into_inner(), &id).await.map(Response::new).map_err(refuse)
     }
 
     async fn count_tokens(

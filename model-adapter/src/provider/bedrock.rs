@@ -36,13 +36,13 @@ impl Provider for Bedrock {
         Ok(Call { path, headers, body, warnings, api: Api::Converse })
     }
 
+    fn most_texts(&self, target: &Target<'_>) -> usize {
+        shape(target.identifier).map_or(1, |shape| shape.most_texts(target.identifier))
+    }
+
     fn embed(&self, target: &Target<'_>, asked: &EmbedRequest) -> Result<Call, Failure> {
-        let shape = match target.identifier {
-            id if id.contains("titan-embed") => Shape::Titan,
-            id if id.contains("cohere.embed") => Shape::CohereOnBedrock,
-            id if id.contains("nova") && id.contains("embed") => Shape::Nova,
-            _ => return Err(Failure::field("inputs", "the model embeds nothing, or in a form that is not known here")),
-        };
+        let unknown = || Failure::field("inputs", "the model embeds nothing, or in a form that is not known here");
+        let shape = shape(target.identifier).ok_or_else(unknown)?;
         let body = embeddings::body(shape, target.identifier, asked)?;
         let path = format!("/model/{}/invoke", say::segment(target.identifier));
         let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
@@ -68,5 +68,15 @@ impl Provider for Bedrock {
 
     fn read(&self, _: Api, body: &[u8]) -> Result<Completion, Failure> {
         answer::read(body)
+    }
+}
+
+/// How a model that embeds is asked.
+fn shape(identifier: &str) -> Option<Shape> {
+    match identifier {
+        id if id.contains("titan-embed") => Some(Shape::Titan),
+        id if id.contains("cohere.embed") => Some(Shape::CohereOnBedrock),
+        id if id.contains("nova") && id.contains("embed") => Some(Shape::Nova),
+        _ => None,
     }
 }

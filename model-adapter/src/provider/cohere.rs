@@ -30,6 +30,10 @@ impl Provider for Cohere {
         Ok(Call { path: "/v2/chat".to_owned(), headers, body, warnings, api: Api::CohereChat })
     }
 
+    fn most_texts(&self, target: &Target<'_>) -> usize {
+        Shape::Cohere.most_texts(target.identifier)
+    }
+
     fn embed(&self, target: &Target<'_>, asked: &EmbedRequest) -> Result<Call, Failure> {
         let body = embeddings::body(Shape::Cohere, target.identifier, asked)?;
         let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;

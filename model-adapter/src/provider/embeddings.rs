@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use super::emit::invalid;
 use super::error;
 
-/// Texts in one request, and numbers in one vector; more is a fault.
-const MOST_INPUTS: usize = 2048;
+/// Texts in one request of a caller's, and numbers in one vector; more is a fault.
+pub const MOST_INPUTS: usize = 2048;
 const MOST_DIMENSIONS: usize = 65_536;
 
 /// Vectors, in the order of the texts, and what they cost.
@@ -48,20 +48,59 @@ pub enum Shape {
     CohereOnBedrock,
 }
 
-/// The JSON body of a request.
+impl Shape {
+    /// Texts that a server takes in one request.
+    #[must_use]
+    pub fn most_texts(self, identifier: &str) -> usize {
+        match self {
+            Self::OpenAi | Self::Mistral | Self::Ollama => MOST_INPUTS,
+            // (<https://docs.cohere.com/reference/embed>)
+            Self::Cohere | Self::CohereOnBedrock => 96,
+            // «at most 100 requests can be in one batch»
+            Self::Gemini => 100,
+            // One of Gemini's; of the others 20,000 tokens, at most 2,048 of each text
+            // (<https://cloud.google.com/vertex-ai/generative-ai/docs/embeddings/get-text-embeddings>).
+            Self::Vertex if identifier.contains("gemini") => 1,
+            Self::Vertex => 9,
+            Self::Titan | Self::Nova => 1,
+        }
+    }
+}
+
+/// The requests to a server that takes so many texts in one.
 ///
 /// # Errors
 /// REQUEST_INVALID for no texts, or too many.
-pub fn body(shape: Shape, identifier: &str, asked: &EmbedRequest) -> Result<Bytes, Failure> {
-    let EmbedRequest { endpoint_id: _, inputs, dimensions, tokens } = asked;
+pub fn batches(asked: EmbedRequest, most: usize) -> Result<Vec<EmbedRequest>, Failure> {
+    let EmbedRequest { endpoint_id, inputs, dimensions, tokens } = asked;
     if (inputs.is_empty() == tokens.is_empty()) || inputs.len().max(tokens.len()) > MOST_INPUTS {
         return Err(Failure::field("inputs", format!("must be 1 to {MOST_INPUTS} texts")));
     }
+    let batch = |inputs: &[String], tokens: &[TokenIds]| EmbedRequest {
+        endpoint_id: endpoint_id.clone(),
+        inputs: inputs.to_vec(),
+        dimensions,
+        tokens: tokens.to_vec(),
+    };
+    let (texts, tokens) = (inputs.chunks(most), tokens.chunks(most));
+    Ok(texts.map(|inputs| batch(inputs, &[])).chain(tokens.map(|tokens| batch(&[], tokens))).collect())
+}
+
+/// The vectors of all batches in their order, and what they cost together where each says it.
+#[must_use]
+pub fn together(batches: Vec<Embeddings>) -> Embeddings {
+    let usage = batches.iter().map(|batch| batch.usage?.input_tokens).sum::<Option<u64>>().map(reported);
+    Embeddings { vectors: batches.into_iter().flat_map(|batch| batch.vectors).collect(), usage }
+}
+
+/// The JSON body of a request of at most [`Shape::most_texts`].
+///
+/// # Errors
+/// REQUEST_INVALID for tokens where only texts are taken.
+pub fn body(shape: Shape, identifier: &str, asked: &EmbedRequest) -> Result<Bytes, Failure> {
+    let EmbedRequest { endpoint_id: _, inputs, dimensions, tokens } = asked;
     if !tokens.is_empty() && shape != Shape::OpenAi {
         return Err(Failure::field("tokens", "the model's server embeds texts, not tokens"));
-    }
-    if matches!(shape, Shape::Titan | Shape::Nova) && inputs.len() > 1 {
-        return Err(Failure::field("inputs", "the model's server embeds one text at a time"));
     }
     let mut body = match shape {
         Shape::OpenAi if !tokens.is_empty() => {
@@ -73,9 +112,9 @@ pub fn body(shape: Shape, identifier: &str, asked: &EmbedRequest) -> Result<Byte
             "model": identifier, "texts": inputs, "input_type": "search_document", "embedding_types": ["float"],
         }),
         Shape::Ollama => json!({ "model": identifier, "input": inputs }),
-        Shape::Titan => json!({ "inputText": inputs[0] }),
+        Shape::Titan => json!({ "inputText": inputs.first() }),
         Shape::Nova => {
-            let text = json!({ "truncationMode": "END", "value": inputs[0] });
+            let text = json!({ "truncationMode": "END", "value": inputs.first() });
             let parameters = json!({ "embeddingPurpose": "GENERIC_INDEX", "text": text });
             json!({ "taskType": "SINGLE_EMBEDDING", "singleEmbeddingParams": parameters })
         }
@@ -185,8 +224,17 @@ fn usage(answer: &Value) -> Option<Usage> {
         "/inputTextTokenCount",
         "/inputTokenCount",
     ];
-    let input_tokens = places.into_iter().find_map(|place| answer.pointer(place)?.as_u64())?;
-    Some(Usage { input_tokens: Some(input_tokens), provenance: UsageProvenance::Reported as i32, ..Usage::default() })
+    let said = places.into_iter().find_map(|place| answer.pointer(place)?.as_u64());
+    // Vertex says it of each text.
+    let of_each = || {
+        let predictions = answer["predictions"].as_array()?;
+        predictions.iter().map(|one| one["embeddings"]["statistics"]["token_count"].as_u64()).sum()
+    };
+    said.or_else(of_each).map(reported)
+}
+
+fn reported(input_tokens: u64) -> Usage {
+    Usage { input_tokens: Some(input_tokens), provenance: UsageProvenance::Reported as i32, ..Usage::default() }
 }
 
 #[cfg(test)]
@@ -243,6 +291,45 @@ mod tests {
     }
 
     #[test]
+    fn what_is_more_than_a_server_takes_at_once_is_asked_in_batches_and_put_together() {
+        let asked = |texts: usize| EmbedRequest {
+            inputs: (0..texts).map(|text| text.to_string()).collect(),
+            dimensions: Some(8),
+            ..Default::default()
+        };
+        let sizes = |texts, shape: Shape, model| {
+            let batches = batches(asked(texts), shape.most_texts(model)).unwrap();
+            assert!(batches.iter().all(|batch| batch.dimensions == Some(8)));
+            assert_eq!(batches.iter().flat_map(|batch| batch.inputs.clone()).collect::<Vec<_>>(), asked(texts).inputs);
+            batches.iter().map(|batch| batch.inputs.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(2048, Shape::OpenAi, "m"), [2048]);
+        assert_eq!(sizes(200, Shape::Cohere, "m"), [96, 96, 8]);
+        assert_eq!(sizes(101, Shape::Gemini, "m"), [100, 1]);
+        assert_eq!(sizes(2, Shape::Vertex, "gemini-embedding-001"), [1, 1]);
+        assert_eq!(sizes(10, Shape::Vertex, "text-embedding-005"), [9, 1]);
+        assert_eq!(sizes(3, Shape::Titan, "m"), [1, 1, 1]);
+        let tokens = |count| EmbedRequest { tokens: vec![TokenIds { ids: vec![1] }; count], ..Default::default() };
+        assert_eq!(batches(tokens(3), 2).unwrap().iter().map(|batch| batch.tokens.len()).collect::<Vec<_>>(), [2, 1]);
+        for refused in [asked(0), asked(2049), tokens(2049), EmbedRequest { tokens: tokens(1).tokens, ..asked(1) }] {
+            assert!(batches(refused, 100).is_err());
+        }
+        let part = |number: f32, cost| Embeddings { vectors: vec![Embedding { values: vec![number] }], usage: cost };
+        let both = together(vec![part(1.0, Some(reported(2))), part(2.0, Some(reported(3)))]);
+        assert_eq!(both.vectors.iter().map(|vector| vector.values[0]).collect::<Vec<_>>(), [1.0, 2.0]);
+        assert_eq!(both.usage, Some(reported(5)));
+        // What a part cost is not what all cost.
+        assert_eq!(together(vec![part(1.0, Some(reported(2))), part(2.0, None)]).usage, None);
+    }
+
+    #[test]
+    fn vertex_says_of_each_text_what_it_cost() {
+        let text = r#"{"predictions":[{"embeddings":{"values":[1],"statistics":{"token_count":4,"truncated":false}}},
+            {"embeddings":{"values":[2],"statistics":{"token_count":5,"truncated":false}}}]}"#;
+        assert_eq!(read(text.as_bytes()).unwrap().usage, Some(reported(9)));
+    }
+
+    #[test]
     fn each_provider_is_asked_in_its_own_shape() {
         let asked = EmbedRequest { inputs: vec!["a".to_owned()], dimensions: Some(8), ..Default::default() };
         let said = |shape| serde_json::from_slice::<Value>(&body(shape, "m", &asked).unwrap()).unwrap();
@@ -268,9 +355,6 @@ mod tests {
         assert_eq!(said(Shape::Nova)["singleEmbeddingParams"]["embeddingDimension"], 8);
         let on_bedrock = said(Shape::CohereOnBedrock);
         assert_eq!((&on_bedrock["texts"], on_bedrock.get("model")), (&json!(["a"]), None));
-        let two = EmbedRequest { inputs: vec!["a".to_owned(), "b".to_owned()], ..Default::default() };
-        assert!(body(Shape::Titan, "m", &two).is_err() && body(Shape::CohereOnBedrock, "m", &two).is_ok());
-        assert!(body(Shape::OpenAi, "m", &EmbedRequest::default()).is_err());
         let tokens = EmbedRequest { tokens: vec![TokenIds { ids: vec![1, 2] }], ..Default::default() };
         let sent: Value = serde_json::from_slice(&body(Shape::OpenAi, "m", &tokens).unwrap()).unwrap();
         assert_eq!(sent["input"], json!([[1, 2]]));

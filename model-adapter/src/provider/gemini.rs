@@ -28,6 +28,10 @@ const SIGNER: &str = "gemini";
 pub const VERTEX: Gemini = Gemini { name: "vertex", on_vertex: true };
 
 impl Gemini {
+    const fn shape(&self) -> Shape {
+        if self.on_vertex { Shape::Vertex } else { Shape::Gemini }
+    }
+
     fn headers(&self, target: &Target<'_>) -> Result<HeaderMap, Failure> {
         match self.on_vertex {
             true => say::headers(AUTHORIZATION, "Bearer ", target.api_key),
@@ -52,10 +56,13 @@ impl Provider for Gemini {
         Ok(Call { path, headers: self.headers(target)?, body, warnings, api: Api::GenerateContent })
     }
 
+    fn most_texts(&self, target: &Target<'_>) -> usize {
+        self.shape().most_texts(target.identifier)
+    }
+
     fn embed(&self, target: &Target<'_>, asked: &EmbedRequest) -> Result<Call, Failure> {
-        let (shape, method) =
-            if self.on_vertex { (Shape::Vertex, "predict") } else { (Shape::Gemini, "batchEmbedContents") };
-        let body = embeddings::body(shape, target.identifier, asked)?;
+        let method = if self.on_vertex { "predict" } else { "batchEmbedContents" };
+        let body = embeddings::body(self.shape(), target.identifier, asked)?;
         let path = format!("/models/{}:{method}", say::segment(target.identifier));
         Ok(Call { path, headers: self.headers(target)?, body, warnings: Vec::new(), api: Api::Embeddings })
     }

@@ -95,6 +95,35 @@ async fn a_failure_in_a_stream_is_one_whatever_the_api() {
 }
 
 #[tokio::test]
+async fn texts_are_embedded_in_as_many_requests_as_the_server_needs() {
+    let nth = |number: usize| {
+        let body = json!({ "embedding": [number, 7], "inputTextTokenCount": 2 }).to_string();
+        vec![head(200, &[("content-type", "application/json")]), Act::Send(body.into_bytes())]
+    };
+    let server = FakeModel::playing((0..9).map(nth)).await;
+    let titan = instance::Model {
+        provider: "bedrock".to_owned(),
+        identifier: "amazon.titan-embed-text-v2:0".to_owned(),
+        ..Stack::model("demo", &server.url())
+    };
+    let stack = Stack::builder().registered(titan, Some("model-api-key")).bind("embed", &["demo"]).start().await;
+    let inputs: Vec<_> = (0..9).map(|text| format!("text {text}")).collect();
+    let embedding = gateway::Embedding { inputs: inputs.clone(), ..Default::default() };
+    let message = gateway::EmbedRequest { embedding: Some(embedding) };
+    let token = stack.exchange(&stack.user, "postern-gateway:gateway", &["feature:embed"]).await.unwrap();
+    let answer = stack.completions().embed(Stack::request(message, &token)).await.unwrap().into_inner();
+    assert_eq!(answer.usage.unwrap().input_tokens, Some(18));
+    // The vectors are in the order of the texts, in whichever order their requests came.
+    let came = server.requests();
+    let text_of = |vector: &gateway::Vector| {
+        let nth = (0..9u8).position(|nth| vector.values[0] == f32::from(nth)).unwrap();
+        came[nth].body["inputText"].clone()
+    };
+    let answered: Vec<_> = answer.vectors.iter().map(text_of).collect();
+    assert_eq!(answered, inputs);
+}
+
+#[tokio::test]
 async fn an_adapter_embeds_texts_for_a_gateway() {
     let answer = json!({ "data": [{ "index": 0, "embedding": [1, 2] }], "usage": { "prompt_tokens": 3 } });
     let head = || head(200, &[("content-type", "application/json")]);
