@@ -3,6 +3,8 @@
 use postern_proto::completion::v1::{Message, Parameters, Role, Thought};
 use serde_json::{Value, json};
 
+use super::say::Dropped;
+
 /// What a model may spend on thinking, by the effort that is asked for.
 const BUDGETS: [(&str, u32); 3] = [("low", 2048), ("medium", 8192), ("high", 16_384)];
 /// The least that it may spend.
@@ -51,6 +53,18 @@ pub fn thinking(parameters: &Parameters, max_tokens: u32, may_think: bool, is_ad
             Thinking { warning: Some(warning), ..Thinking::default() }
         }
     }
+}
+
+/// `temperature` and `top_p` as Claude takes them: up to 1, and one of the two.
+pub fn sampling(parameters: &Parameters, dropped: &mut Dropped<'_>) -> (Option<f64>, Option<f64>) {
+    let Parameters { temperature, top_p, .. } = parameters;
+    if temperature.is_some_and(|given| given > 1.0) {
+        dropped.warnings.push("`temperature` was lowered to 1, the most that the model takes".to_owned());
+    }
+    if temperature.is_some() && top_p.is_some() {
+        dropped.warnings.push("`top_p` was dropped: the model takes `temperature` or `top_p`".to_owned());
+    }
+    (temperature.map(|given| given.min(1.0)), top_p.filter(|_| temperature.is_none()))
 }
 
 /// Whether the turn that is under way began with calls, and without the thoughts that went with them, which a model that thinks by a budget

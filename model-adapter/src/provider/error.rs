@@ -10,6 +10,11 @@ const MAX_WORDS: usize = 8 * 1024;
 /// A failure of a status and a body.
 pub fn from_status(status: StatusCode, body: &[u8]) -> Failure {
     let parsed: Option<Value> = serde_json::from_slice(body).ok();
+    // Google's servers may put it into a list.
+    let parsed = parsed.map(|value| match value {
+        Value::Array(all) => all.into_iter().next().unwrap_or_default(),
+        value => value,
+    });
     let error = parsed.as_ref().map(|value| value.get("error").unwrap_or(value));
     from_parts(status.as_u16(), error)
 }
@@ -44,8 +49,18 @@ fn from_parts(status: u16, error: Option<&Value>) -> Failure {
     let said = words(said);
     let (kind, code) = (member("type"), member("code"));
     let says = said.to_ascii_lowercase();
-    let in_words =
-        ["maximum context length", "prompt is too long", "exceeds the context", "exceed context", "context window"];
+    let in_words = [
+        "maximum context length",
+        "prompt is too long",
+        "input is too long",
+        "exceeds the context",
+        "exceeds the available context",
+        "exceed context",
+        "context window",
+        // Cohere; Gemini.
+        "too many tokens",
+        "exceeds the maximum number of tokens",
+    ];
     let too_long = code == "context_length_exceeded"
         || kind == "exceed_context_size_error"
         || in_words.iter().any(|words| says.contains(words));
@@ -61,7 +76,15 @@ fn from_parts(status: u16, error: Option<&Value>) -> Failure {
                 .with_blame(Blame::Adapter)
                 .with_detail(format_args!("status {status}"));
         }
-        404 => (Reason::ModelMissingUpstream, Blame::Adapter, "the model's server does not have the model or the path"),
+        // Bedrock says so under status 400.
+        _ if status == 404
+            || status == 400
+                && (code == "model_not_found" || says.contains("the provided model identifier is invalid")) =>
+        {
+            (Reason::ModelMissingUpstream, Blame::Adapter, "the model's server does not have the model or the path")
+        }
+        // The model's own failure, at Bedrock.
+        424 => (Reason::ModelFailed, Blame::Upstream, "the model failed"),
         408 | 503 | 529 => (Reason::ModelUnavailable, Blame::Upstream, "the model's server cannot serve at the moment"),
         429 => (Reason::ModelRateLimited, Blame::Upstream, "the model's server is at its limit"),
         400..=499 | 501 => (Reason::ModelRefusedRequest, Blame::Client, "the model's server refused the request"),
@@ -111,6 +134,32 @@ mod tests {
             (401, r#"{"error":{"message":"bad key sk-123"}}"#, Reason::ModelCredentialRejected, Blame::Adapter),
             (403, "", Reason::ModelCredentialRejected, Blame::Adapter),
             (404, "<html>", Reason::ModelMissingUpstream, Blame::Adapter),
+            (
+                400,
+                r#"{"message":"The provided model identifier is invalid."}"#,
+                Reason::ModelMissingUpstream,
+                Blame::Adapter,
+            ),
+            (424, r#"{"message":"Model produced invalid sequence"}"#, Reason::ModelFailed, Blame::Upstream),
+            (
+                400,
+                r#"{"message":"Input is too long for requested model."}"#,
+                Reason::ContextLengthExceeded,
+                Blame::Client,
+            ),
+            (
+                400,
+                r#"{"message":"too many tokens: total number of tokens in the prompt cannot exceed 4081"}"#,
+                Reason::ContextLengthExceeded,
+                Blame::Client,
+            ),
+            (429, r#"{"message":"Too many tokens, please wait"}"#, Reason::ModelRateLimited, Blame::Upstream),
+            (
+                400,
+                r#"[{"error":{"code":400,"message":"The input token count (9) exceeds the maximum number of tokens allowed (8)."}}]"#,
+                Reason::ContextLengthExceeded,
+                Blame::Client,
+            ),
             (422, r#"{"message":"x"}"#, Reason::ModelRefusedRequest, Blame::Client),
             (429, "{}", Reason::ModelRateLimited, Blame::Upstream),
             (500, "oops", Reason::ModelFailed, Blame::Upstream),

@@ -2,6 +2,7 @@
 //! (<https://cloud.google.com/vertex-ai/generative-ai/docs/reference/rest>), whose base URL ends in `/publishers/google`.
 
 mod answer;
+mod arguments;
 mod request;
 
 use bytes::Bytes;

@@ -200,8 +200,8 @@ fn add_parameters(
 ) -> Result<(), Failure> {
     let Parameters {
         max_tokens,
-        temperature,
-        top_p,
+        temperature: _,
+        top_p: _,
         top_k,
         stop,
         seed,
@@ -218,9 +218,6 @@ fn add_parameters(
     dropped.extra(parameters)?;
     dropped.parameter("seed", seed.is_some());
     dropped.parameter("top_logprobs", top_logprobs.is_some());
-    if temperature.is_some() && top_p.is_some() {
-        dropped.warnings.push("`top_p` was dropped: the provider anthropic takes `temperature` or `top_p`".to_owned());
-    }
     if stop.iter().any(|text| text.trim().is_empty()) {
         dropped
             .warnings
@@ -230,18 +227,9 @@ fn add_parameters(
     dropped.parameter("frequency_penalty", frequency_penalty.is_some());
     let max_tokens = max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
     body.insert("max_tokens".to_owned(), max_tokens.into());
-    if let Some(given) = temperature {
-        let temperature = given.min(1.0);
-        if temperature < *given {
-            dropped
-                .warnings
-                .push("`temperature` was lowered to 1, the most that the provider anthropic takes".to_owned());
-        }
-        body.insert("temperature".to_owned(), temperature.into());
-    }
+    let (temperature, top_p) = claude::sampling(parameters, dropped);
     let mut add = |name: &str, value: Option<Value>| value.map(|value| body.insert(name.to_owned(), value));
-    // Newer models take one of the two.
-    let top_p = top_p.filter(|_| temperature.is_none());
+    add("temperature", temperature.map(Value::from));
     add("top_p", top_p.map(Value::from));
     add("top_k", top_k.map(Value::from));
     // One of white space alone is refused.

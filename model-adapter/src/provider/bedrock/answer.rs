@@ -1,6 +1,8 @@
 //! What comes back: one message, or messages of an event stream that make one up. A streamed answer is complete when `messageStop` has
 //! come and its `metadata`, or the end of the body.
 
+use std::collections::BTreeMap;
+
 use postern_proto::completion::v1::{
     Completion, CompletionEvent, FinishReason, Thought, ToolCall, ToolCallFragment, Usage, UsageProvenance,
 };
@@ -32,6 +34,11 @@ fn ended(reason: FinishReason, has_calls: bool) -> FinishReason {
     if reason == FinishReason::Stop && has_calls { FinishReason::ToolCalls } else { reason }
 }
 
+/// Whether this is a call for the caller: some tools the server runs itself.
+fn is_callers(call: &Value) -> bool {
+    call.is_object() && call["type"] != "server_tool_use"
+}
+
 fn usage(said: &Value) -> Option<Usage> {
     // What came from a cache or went into one is counted apart.
     let cached = said["cacheReadInputTokens"].as_u64().unwrap_or(0);
@@ -53,6 +60,10 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
     let mut thoughts = Vec::new();
     for block in content {
         said.push_str(text(block, "text"));
+        // What is said with its sources.
+        for piece in block["citationsContent"]["content"].as_array().into_iter().flatten() {
+            said.push_str(text(piece, "text"));
+        }
         let (reasoning, hidden) =
             (&block["reasoningContent"]["reasoningText"], text(&block["reasoningContent"], "redactedContent"));
         thought.push_str(text(reasoning, "text"));
@@ -63,7 +74,7 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
             thoughts.push(Thought { text: text(reasoning, "text").to_owned(), signature });
         }
         let call = &block["toolUse"];
-        if call.is_object() {
+        if is_callers(call) {
             let arguments_json = if call["input"].is_null() { "{}".to_owned() } else { call["input"].to_string() };
             let (id, name) = (text(call, "toolUseId").to_owned(), text(call, "name").to_owned());
             calls.push(ToolCall { id, name, arguments_json, signature: String::new() });
@@ -81,7 +92,7 @@ const MAX_SIGNATURE_BYTES: usize = 1024 * 1024;
 pub(super) struct Messages {
     frames: event_stream::Decoder,
     /// The tool calls by their block: their place among the calls, and whether any arguments have come.
-    blocks: Vec<Option<(u32, bool)>>,
+    blocks: BTreeMap<u64, (u32, bool)>,
     calls: u32,
     /// What has come of the signature of the thought that is coming, and who signs so.
     signature: Option<(&'static str, String)>,
@@ -142,6 +153,11 @@ fn exception(kind: &str, said: &Value) -> Failure {
     }
 }
 
+fn no_arguments(index: u32, out: &mut Vec<CompletionEvent>) {
+    let arguments_json = "{}".to_owned();
+    emit::tool_call(out, 0, ToolCallFragment { index, arguments_json, ..ToolCallFragment::default() });
+}
+
 impl Messages {
     fn take(&mut self, message: &Message, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
         let said: Value = serde_json::from_slice(&message.payload).unwrap_or_default();
@@ -158,9 +174,12 @@ impl Messages {
         match header(":event-type") {
             "contentBlockStart" => self.begin(&said, out)?,
             "contentBlockDelta" => self.more(&said, out)?,
-            "contentBlockStop" => self.stop(&said, out)?,
-            "messageStop" => self.reason = Some(finish_reason(text(&said, "stopReason"))),
-            "metadata" => self.usage = Some(usage(&said["usage"])),
+            "contentBlockStop" => self.stop(&said, out),
+            "messageStop" => {
+                self.end_calls(out);
+                self.reason = Some(finish_reason(text(&said, "stopReason")));
+            }
+            "metadata" => self.usage = Some(usage(&said["usage"]).or(self.usage.flatten())),
             // `messageStart`, and events of later versions.
             _ => {}
         }
@@ -176,23 +195,20 @@ impl Messages {
         self.done = true;
     }
 
-    fn block(&mut self, said: &Value) -> Result<&mut Option<(u32, bool)>, Failure> {
-        let index = said["contentBlockIndex"].as_u64().and_then(|index| usize::try_from(index).ok()).unwrap_or(0);
-        if index >= MAX_PARTS {
-            return Err(invalid("a block's index is out of bounds"));
-        }
-        if self.blocks.len() <= index {
-            self.blocks.resize(index + 1, None);
-        }
-        self.blocks.get_mut(index).ok_or_else(|| invalid("a block's index is out of bounds"))
+    /// The call that is in a block.
+    fn block(&mut self, said: &Value) -> Option<&mut (u32, bool)> {
+        self.blocks.get_mut(&said["contentBlockIndex"].as_u64().unwrap_or(0))
     }
 
     fn begin(&mut self, said: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
         let call = &said["start"]["toolUse"];
-        if call.is_object() {
+        if is_callers(call) {
             let index = self.calls;
+            if index as usize >= MAX_PARTS {
+                return Err(invalid("too many tool calls"));
+            }
             self.calls += 1;
-            *self.block(said)? = Some((index, false));
+            self.blocks.insert(said["contentBlockIndex"].as_u64().unwrap_or(0), (index, false));
             let (id, name) = (text(call, "toolUseId").to_owned(), text(call, "name").to_owned());
             emit::tool_call(
                 out,
@@ -219,7 +235,7 @@ impl Messages {
         }
         let input = text(&delta["toolUse"], "input");
         if !input.is_empty()
-            && let Some((index, has_more)) = self.block(said)?
+            && let Some((index, has_more)) = self.block(said)
         {
             *has_more = true;
             let fragment =
@@ -230,14 +246,21 @@ impl Messages {
     }
 
     /// A call without arguments gets none, and a thought its signature.
-    fn stop(&mut self, said: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+    fn stop(&mut self, said: &Value, out: &mut Vec<CompletionEvent>) {
         if let Some((signer, signature)) = self.signature.take() {
             emit::signature(out, 0, say::signed_by(signer, &signature));
         }
-        if let Some((index, false)) = self.block(said)?.take() {
-            let arguments_json = "{}".to_owned();
-            emit::tool_call(out, 0, ToolCallFragment { index, arguments_json, ..ToolCallFragment::default() });
+        if let Some((index, false)) = self.blocks.remove(&said["contentBlockIndex"].as_u64().unwrap_or(0)) {
+            no_arguments(index, out);
         }
-        Ok(())
+    }
+
+    /// The calls whose blocks were not stopped end with the message.
+    fn end_calls(&mut self, out: &mut Vec<CompletionEvent>) {
+        for (_, (index, has_more)) in std::mem::take(&mut self.blocks) {
+            if !has_more {
+                no_arguments(index, out);
+            }
+        }
     }
 }

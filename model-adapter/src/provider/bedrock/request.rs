@@ -1,5 +1,7 @@
 //! What is sent.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
@@ -34,7 +36,10 @@ pub(super) fn body(target: &Target<'_>, generation: &Generation) -> Result<(Byte
         let format = json!({ "type": "json_schema", "structure": { "jsonSchema": schema } });
         body.insert("outputConfig".to_owned(), json!({ "textFormat": format }));
     }
-    let (system, messages) = conversation(messages, keeps)?;
+    let (system, mut messages) = conversation(messages, keeps)?;
+    if SEPARATE.iter().any(|maker| identifier.contains(maker)) {
+        separate(&mut messages, &mut dropped);
+    }
     if !system.is_empty() {
         body.insert("system".to_owned(), system.into());
     }
@@ -43,23 +48,29 @@ pub(super) fn body(target: &Target<'_>, generation: &Generation) -> Result<(Byte
     let none = matches!(tool_choice, Some(ToolChoice { choice: Some(tool_choice::Choice::Mode(mode)) })
         if *mode == tool_choice::Mode::None as i32);
     // But a conversation in which tools were called must say which they were.
-    let called = chat.messages.iter().any(|message| !message.tool_calls.is_empty());
-    if !tools.is_empty() && (!none || called) {
+    let called: BTreeSet<_> =
+        chat.messages.iter().flat_map(|message| &message.tool_calls).map(|call| call.name.as_str()).collect();
+    if (!tools.is_empty() && !none) || !called.is_empty() {
         let mut offered = Vec::new();
         for one in tools {
             offered.push(tool(one)?);
             offered.extend(keeps.point(one.cache.as_ref()).filter(|_| keeps == Keeps::Everything));
         }
+        if tools.is_empty() {
+            offered.extend(called.into_iter().map(no_longer_offered));
+        }
         let mut config = json!({ "tools": offered });
-        if let Some(choice) = tool_choice.as_ref().filter(|_| !none).and_then(choice) {
+        if let Some(choice) = tool_choice.as_ref().filter(|_| !none && !tools.is_empty()).and_then(choice) {
             config["toolChoice"] = choice;
         }
-        dropped.parameter("tool_choice", none);
+        dropped.parameter("tool_choice", none && !tools.is_empty());
         body.insert("toolConfig".to_owned(), config);
     }
     let parameters = generation.parameters.clone().unwrap_or_default();
-    let mut config = inference(&parameters, &mut dropped)?;
-    if identifier.contains("claude") {
+    let is_claude = identifier.contains("claude");
+    let mut config = inference(&parameters, is_claude, &mut dropped)?;
+    let mut more = Map::new();
+    if is_claude {
         let forced = body.get("toolConfig").is_some_and(|config| {
             let choice = config.get("toolChoice");
             choice.is_some_and(|choice| choice.get("auto").is_none())
@@ -69,7 +80,9 @@ pub(super) fn body(target: &Target<'_>, generation: &Generation) -> Result<(Byte
         let may_think = !forced && (is_adaptive || !claude::begins_unthought(&chat.messages, is_own));
         let max_tokens = parameters.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
         let Thinking { thinking, effort, warning } = claude::thinking(&parameters, max_tokens, may_think, is_adaptive);
-        let mut more = Map::new();
+        if let Some(top_k) = parameters.top_k.filter(|_| thinking.is_none()) {
+            more.insert("top_k".to_owned(), top_k.into());
+        }
         if let Some(thinking) = thinking {
             // A budget must be less than a bound that is there.
             config.insert("maxTokens".to_owned(), max_tokens.into());
@@ -78,18 +91,75 @@ pub(super) fn body(target: &Target<'_>, generation: &Generation) -> Result<(Byte
         if let Some(effort) = effort {
             more.insert("output_config".to_owned(), json!({ "effort": effort }));
         }
-        if !more.is_empty() {
-            body.insert("additionalModelRequestFields".to_owned(), more.into());
-        }
         dropped.warnings.extend(warning.map(str::to_owned));
     } else {
-        dropped.parameter("reasoning_effort", parameters.reasoning_effort.is_some());
+        add_effort(&mut more, identifier, parameters.reasoning_effort.as_deref(), &mut dropped);
+        match parameters.top_k {
+            Some(top_k) if identifier.contains("nova") => {
+                more.insert("inferenceConfig".to_owned(), json!({ "topK": top_k }));
+            }
+            given => dropped.parameter("top_k", given.is_some()),
+        }
+    }
+    if !more.is_empty() {
+        body.insert("additionalModelRequestFields".to_owned(), more.into());
     }
     if !config.is_empty() {
         body.insert("inferenceConfig".to_owned(), config.into());
     }
     let bytes = serde_json::to_vec(&body).map_err(Failure::internal)?;
     Ok((bytes.into(), dropped.warnings))
+}
+
+/// How a model that is not Claude is told to think; what it takes beside the API's own parameters is its maker's.
+fn add_effort(more: &mut Map<String, Value>, identifier: &str, effort: Option<&str>, dropped: &mut Dropped<'_>) {
+    let Some(effort) = effort else { return };
+    let is_level = matches!(effort, "low" | "medium" | "high");
+    let (name, value) = match identifier {
+        id if id.contains("openai.") => ("reasoning_effort", effort.into()),
+        id if id.contains("qwen3") && is_level => ("reasoning_config", effort.into()),
+        // (<https://docs.aws.amazon.com/nova/latest/nova2-userguide/extended-thinking.html>); at its highest it wants no bounds beside it.
+        id if id.contains("nova-2") && matches!(effort, "low" | "medium") => {
+            ("reasoningConfig", json!({ "type": "enabled", "maxReasoningEffort": effort }))
+        }
+        _ => {
+            dropped.parameter("reasoning_effort", effort != "none");
+            return;
+        }
+    };
+    more.insert(name.to_owned(), value);
+}
+
+/// Makers whose models refuse words beside calls, and beside what tools said.
+const SEPARATE: [&str; 5] = ["meta.", "mistral.", "writer.", "cohere.", "ai21."];
+
+/// Puts words into turns of their own: those beside a call are left out, those after what tools said follow a turn of the assistant's.
+fn separate(turns: &mut Vec<Value>, dropped: &mut Dropped<'_>) {
+    let mut apart = Vec::new();
+    for turn in turns.drain(..) {
+        let blocks = turn["content"].as_array().cloned().unwrap_or_default();
+        let is_tools = |block: &Value| block.get("toolUse").is_some() || block.get("toolResult").is_some();
+        let (tools, words): (Vec<_>, Vec<_>) = blocks.into_iter().partition(is_tools);
+        if tools.is_empty() || words.is_empty() {
+            apart.push(turn);
+            continue;
+        }
+        apart.push(json!({ "role": turn["role"], "content": tools }));
+        if turn["role"] == "user" {
+            apart.push(json!({ "role": "assistant", "content": [{ "text": "." }] }));
+            apart.push(json!({ "role": "user", "content": words }));
+        } else {
+            let warning = "what was said beside a call was left out: the model takes one or the other in a turn";
+            dropped.warnings.push(warning.to_owned());
+        }
+    }
+    *turns = apart;
+}
+
+/// A tool that was called and is not offered any more: a conversation with calls must say which tools there are.
+fn no_longer_offered(name: &str) -> Value {
+    let description = "No longer available: do not call it.";
+    json!({ "toolSpec": { "name": name, "description": description, "inputSchema": { "json": { "type": "object" } } } })
 }
 
 /// The body that asks how many tokens a prompt has.
@@ -232,12 +302,16 @@ fn choice(choice: &ToolChoice) -> Option<Value> {
     })
 }
 
-fn inference(parameters: &Parameters, dropped: &mut Dropped<'_>) -> Result<Map<String, Value>, Failure> {
+fn inference(
+    parameters: &Parameters,
+    is_claude: bool,
+    dropped: &mut Dropped<'_>,
+) -> Result<Map<String, Value>, Failure> {
     let Parameters {
         max_tokens,
         temperature,
         top_p,
-        top_k,
+        top_k: _,
         stop,
         seed,
         presence_penalty,
@@ -252,7 +326,6 @@ fn inference(parameters: &Parameters, dropped: &mut Dropped<'_>) -> Result<Map<S
     dropped.one_choice(parameters)?;
     dropped.extra(parameters)?;
     for (name, is_set) in [
-        ("top_k", top_k.is_some()),
         ("top_logprobs", top_logprobs.is_some()),
         ("seed", seed.is_some()),
         ("presence_penalty", presence_penalty.is_some()),
@@ -262,6 +335,10 @@ fn inference(parameters: &Parameters, dropped: &mut Dropped<'_>) -> Result<Map<S
     ] {
         dropped.parameter(name, is_set);
     }
+    let (temperature, top_p) = match is_claude {
+        true => claude::sampling(parameters, dropped),
+        false => (*temperature, *top_p),
+    };
     let mut config = Map::new();
     let mut add = |name: &str, value: Option<Value>| value.map(|value| config.insert(name.to_owned(), value));
     add("maxTokens", max_tokens.map(Value::from));

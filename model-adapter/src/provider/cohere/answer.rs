@@ -30,10 +30,17 @@ fn finish_reason(text: &str) -> Result<FinishReason, Failure> {
 /// The tokens that the model saw, or else those that are billed.
 fn usage(said: &Value) -> Option<Usage> {
     let counts = [&said["tokens"], &said["billed_units"]].into_iter().find(|counts| counts.is_object())?;
+    // They are numbers of any kind by the API's own types.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked; beyond 2^53 nothing is counted"
+    )]
+    let count = |value: &Value| value.as_f64().filter(|count| (0.0..9e15).contains(count)).map(|count| count as u64);
     Some(Usage {
-        input_tokens: counts["input_tokens"].as_u64(),
-        output_tokens: counts["output_tokens"].as_u64(),
-        cached_input_tokens: said["cached_tokens"].as_u64(),
+        input_tokens: count(&counts["input_tokens"]),
+        output_tokens: count(&counts["output_tokens"]),
+        cached_input_tokens: count(&said["cached_tokens"]),
         provenance: UsageProvenance::Reported as i32,
         ..Usage::default()
     })
@@ -48,14 +55,12 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
         let call = |call: &Value| ToolCall {
             id: emit::call_id(),
             name: text(call, "name").to_owned(),
-            arguments_json: call["parameters"].to_string(),
+            arguments_json: parameters(call),
             signature: String::new(),
         };
         let calls: Vec<_> = answer["tool_calls"].as_array().into_iter().flatten().map(call).collect();
-        let reason = match answer["finish_reason"].as_str().map(finish_reason).unwrap_or(Ok(FinishReason::Stop))? {
-            FinishReason::Stop if !calls.is_empty() => FinishReason::ToolCalls,
-            reason => reason,
-        };
+        let reason = answer["finish_reason"].as_str().map(finish_reason).unwrap_or(Ok(FinishReason::Stop))?;
+        let reason = ended(reason, !calls.is_empty());
         return Ok(emit::whole((said.to_owned(), String::new()), calls, reason, usage(&answer["meta"])));
     }
     let reason = answer["finish_reason"].as_str().ok_or_else(truncated)?;
@@ -73,8 +78,20 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
         arguments_json: arguments(text(&call["function"], "arguments")).to_owned(),
         signature: String::new(),
     };
-    let calls = message["tool_calls"].as_array().into_iter().flatten().map(call).collect();
-    Ok(emit::whole((said, thought), calls, finish_reason(reason)?, usage(&answer["usage"])))
+    let calls: Vec<_> = message["tool_calls"].as_array().into_iter().flatten().map(call).collect();
+    let reason = ended(finish_reason(reason)?, !calls.is_empty());
+    Ok(emit::whole((said, thought), calls, reason, usage(&answer["usage"])))
+}
+
+/// An answer with calls that says no more than that it ended is one of calls.
+fn ended(reason: FinishReason, has_calls: bool) -> FinishReason {
+    if reason == FinishReason::Stop && has_calls { FinishReason::ToolCalls } else { reason }
+}
+
+/// The arguments of a call in the first version of the API.
+fn parameters(call: &Value) -> String {
+    let object = &call["parameters"];
+    if object.is_null() { "{}".to_owned() } else { object.to_string() }
 }
 
 /// No arguments are an empty object, however they are written.
@@ -89,6 +106,8 @@ fn arguments(text: &str) -> &str {
 #[derive(Default)]
 pub(super) struct Events {
     calls: u32,
+    /// A call is coming.
+    in_call: bool,
     /// What has come of the arguments of the call that is coming; they are given out as they come, but for a lone `null`.
     arguments: String,
     done: bool,
@@ -107,6 +126,17 @@ impl Events {
 }
 
 impl Events {
+    /// The call that is coming, if one is, has come whole.
+    fn end_call(&mut self, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        if std::mem::take(&mut self.in_call) {
+            let whole = std::mem::take(&mut self.arguments);
+            let fragment = self.fragment("", "", arguments(&whole));
+            emit::tool_call(out, 0, fragment);
+            self.calls += 1;
+        }
+        if self.calls as usize > MAX_PARTS { Err(invalid("too many tool calls")) } else { Ok(()) }
+    }
+
     /// An event of the first version of the API (<https://docs.cohere.com/v1/reference/chat-stream>), which tells a call whole.
     fn take_first(&mut self, kind: &str, said: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
         match kind {
@@ -114,7 +144,7 @@ impl Events {
             "tool-calls-generation" => {
                 emit::reasoning(out, 0, text(said, "text"));
                 for call in said["tool_calls"].as_array().into_iter().flatten() {
-                    let fragment = self.fragment(&emit::call_id(), text(call, "name"), &call["parameters"].to_string());
+                    let fragment = self.fragment(&emit::call_id(), text(call, "name"), &parameters(call));
                     emit::tool_call(out, 0, fragment);
                     self.calls += 1;
                     if self.calls as usize > MAX_PARTS {
@@ -123,10 +153,7 @@ impl Events {
                 }
             }
             "stream-end" => {
-                let reason = match finish_reason(text(said, "finish_reason"))? {
-                    FinishReason::Stop if self.calls > 0 => FinishReason::ToolCalls,
-                    reason => reason,
-                };
+                let reason = ended(finish_reason(text(said, "finish_reason"))?, self.calls > 0);
                 emit::end(out, usage(&said["response"]["meta"]), &[reason]);
                 self.done = true;
             }
@@ -199,23 +226,22 @@ impl TakeEvent for Events {
             }
             "tool-plan-delta" => emit::reasoning(out, 0, text(message, "tool_plan")),
             "tool-call-start" => {
+                self.end_call(out)?;
+                self.in_call = true;
                 let call = &message["tool_calls"];
                 let fragment = self.fragment(text(call, "id"), text(&call["function"], "name"), "");
                 emit::tool_call(out, 0, fragment);
                 self.arguments = text(&call["function"], "arguments").to_owned();
             }
             "tool-call-delta" => self.arguments.push_str(text(&message["tool_calls"]["function"], "arguments")),
-            "tool-call-end" => {
-                let whole = std::mem::take(&mut self.arguments);
-                let fragment = self.fragment("", "", arguments(&whole));
-                emit::tool_call(out, 0, fragment);
-                self.calls += 1;
-            }
+            "tool-call-end" => self.end_call(out)?,
             "message-end" => {
+                self.end_call(out)?;
                 if delta["error"].is_string() {
                     return Err(error::from_object(&delta["error"]));
                 }
-                emit::end(out, usage(&delta["usage"]), &[finish_reason(text(delta, "finish_reason"))?]);
+                let reason = ended(finish_reason(text(delta, "finish_reason"))?, self.calls > 0);
+                emit::end(out, usage(&delta["usage"]), &[reason]);
                 self.done = true;
             }
             // Begins and ends of parts, citations, and events of later versions.

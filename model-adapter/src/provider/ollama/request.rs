@@ -43,7 +43,11 @@ pub(super) fn body(
     let parameters = generation.parameters.clone().unwrap_or_default();
     match parameters.reasoning_effort.as_deref() {
         None => {}
-        Some(effort @ ("low" | "medium" | "high")) => drop(body.insert("think".to_owned(), effort.into())),
+        // Levels are gpt-oss's; the others think or do not.
+        Some(effort @ ("low" | "medium" | "high")) => {
+            let think = if identifier.contains("gpt-oss") { effort.into() } else { true.into() };
+            body.insert("think".to_owned(), think);
+        }
         Some("none") => drop(body.insert("think".to_owned(), false.into())),
         Some(_) => dropped.parameter("reasoning_effort", true),
     }
@@ -117,6 +121,10 @@ fn message(message: &Message, names: &mut HashMap<String, String>) -> Result<Val
     }
     if !calls.is_empty() {
         value["tool_calls"] = calls.into();
+    }
+    // Amid calls a model wants what it thought before them.
+    if !message.tool_calls.is_empty() && !message.reasoning.is_empty() {
+        value["thinking"] = message.reasoning.as_str().into();
     }
     if let Some(name) = names.get(&message.tool_call_id) {
         value["tool_name"] = name.as_str().into();
