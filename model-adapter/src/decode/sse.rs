@@ -3,7 +3,7 @@
 //! Lines end in CR, LF or CRLF, mixed and split anywhere; a BOM may come first; comments are skipped. An event is given out
 //! at its blank line, or at the end of the stream when that line is missing. UTF-8 is checked per event, never per chunk.
 
-/// Largest event, in bytes.
+/// Largest event where nobody says otherwise, in bytes.
 pub const MAX_EVENT_BYTES: usize = 1024 * 1024;
 
 /// One event.
@@ -18,15 +18,17 @@ pub struct Event {
 /// Why the stream is not one of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// An event is larger than [`MAX_EVENT_BYTES`].
+    /// An event is larger than the bound.
     TooLarge,
     /// An event is not UTF-8.
     NotText,
 }
 
 /// The decoder.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Decoder {
+    /// Largest event, in bytes.
+    most: usize,
     /// The line that is still coming.
     line: Vec<u8>,
     name: Vec<u8>,
@@ -39,7 +41,27 @@ pub struct Decoder {
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::with_events_of(MAX_EVENT_BYTES)
+    }
+}
+
 impl Decoder {
+    /// A decoder of events that are at most so large, in bytes.
+    #[must_use]
+    pub const fn with_events_of(most: usize) -> Self {
+        Self {
+            most,
+            line: Vec::new(),
+            name: Vec::new(),
+            data: Vec::new(),
+            has_data: false,
+            after_cr: false,
+            begun: false,
+        }
+    }
+
     /// Takes more bytes and gives the events that are whole with them.
     ///
     /// # Errors
@@ -82,7 +104,7 @@ impl Decoder {
     }
 
     fn check_size(&self) -> Result<(), Fault> {
-        if self.line.len() + self.data.len() > MAX_EVENT_BYTES { Err(Fault::TooLarge) } else { Ok(()) }
+        if self.line.len() + self.data.len() > self.most { Err(Fault::TooLarge) } else { Ok(()) }
     }
 
     fn take_line(&mut self, mut line: &[u8]) -> Result<Option<Event>, Fault> {
@@ -97,7 +119,11 @@ impl Decoder {
             None => (line, &b""[..]),
         };
         match field {
-            b"data" => {
+            // llama.cpp's servers once put an error in the place of data.
+            b"data" | b"error" => {
+                if field == b"error" {
+                    b"error".as_slice().clone_into(&mut self.name);
+                }
                 if std::mem::replace(&mut self.has_data, true) {
                     self.data.push(b'\n');
                 }
@@ -142,7 +168,7 @@ mod tests {
 
     #[test]
     fn events_are_read_as_the_standard_says() {
-        let cases: [(&[u8], Vec<(String, String)>); 12] = [
+        let cases: [(&[u8], Vec<(String, String)>); 13] = [
             (b"data: a\n\ndata: b\n\n", data(&["a", "b"])),
             (b"data:a\r\n\r\ndata:b\r\n\r\n", data(&["a", "b"])),
             (b"data: a\r\rdata: b\r\r", data(&["a", "b"])),
@@ -155,6 +181,7 @@ mod tests {
             (b"\xEF\xBB\xBFdata: a\n\n", data(&["a"])),
             (b"data: a\n\ndata: last", data(&["a", "last"])),
             (b"event: ping\ndata: {}\n\n", vec![("ping".to_owned(), "{}".to_owned())]),
+            (b"error: {}\n\n", vec![("error".to_owned(), "{}".to_owned())]),
         ];
         for (bytes, expected) in cases {
             assert_eq!(decode(&[bytes]), Ok(expected), "{}", String::from_utf8_lossy(bytes));

@@ -135,6 +135,13 @@ pub struct EventStream<T> {
     pub inner: T,
 }
 
+impl<T: Default> EventStream<T> {
+    /// A decoder of events that are at most so large, in bytes.
+    pub fn with_events_of(most: usize) -> Self {
+        Self { events: sse::Decoder::with_events_of(most), inner: T::default() }
+    }
+}
+
 /// Takes the data of events.
 pub trait TakeEvent: Send {
     /// One event.

@@ -32,7 +32,8 @@ pub fn from_object(error: &Value) -> Failure {
 
 fn status_of_words(words: &str) -> Option<u16> {
     Some(match words {
-        "overloaded_error" => 503,
+        "overloaded_error" | "server_is_overloaded" => 503,
+        "invalid_prompt" | "invalid_image" | "image_too_large" | "unsupported_image" => 400,
         "rate_limit_error" | "rate_limit_exceeded" | "insufficient_quota" => 429,
         "invalid_request_error" | "context_length_exceeded" | "exceed_context_size_error" => 400,
         "authentication_error" | "permission_error" | "invalid_api_key" => 401,

@@ -14,7 +14,6 @@ use postern_proto::completion::v1::Completion;
 use postern_proto::model::v1::{EmbedRequest, Generation, generation};
 
 use super::embeddings::{self, Shape};
-use super::emit::EventStream;
 use super::{Api, Call, Provider, StreamDecoder, Target, say};
 
 /// A provider of this API.
@@ -140,7 +139,7 @@ impl Provider for OpenAi {
 
     fn stream_decoder(&self, api: Api) -> Box<dyn StreamDecoder> {
         match api {
-            Api::Responses => Box::new(EventStream::<responses::Events>::default()),
+            Api::Responses => Box::new(responses::stream()),
             _ => Box::new(stream::Decoder::default()),
         }
     }

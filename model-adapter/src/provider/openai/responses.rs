@@ -1,6 +1,8 @@
 //! OpenAI's responses (<https://platform.openai.com/docs/api-reference/responses>), streamed and not. A streamed answer is complete with
 //! `response.completed` or `response.incomplete`; there is no `[DONE]`.
 
+use std::collections::BTreeMap;
+
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
     Completion, CompletionEvent, FinishReason, Thought, ToolCall, ToolCallFragment, Usage, UsageProvenance,
@@ -8,8 +10,9 @@ use postern_proto::completion::v1::{
 use serde_json::Value;
 
 use super::SIGNER;
+use super::response::NO_ARGUMENTS;
 use crate::decode::sse;
-use crate::provider::emit::{self, MAX_PARTS, TakeEvent, invalid, truncated};
+use crate::provider::emit::{self, EventStream, MAX_PARTS, TakeEvent, invalid, truncated};
 use crate::provider::{error, logprobs, say};
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {
@@ -48,17 +51,34 @@ fn failed(response: &Value) -> Option<Failure> {
     }
 }
 
+/// What stands between two parts of reasoning, which are paragraphs with titles of their own.
+const BETWEEN_THOUGHTS: &str = "\n\n";
+
 /// Text or reasoning in the parts of an item.
-fn parts(item: &Value, list: &str) -> String {
+fn parts(item: &Value, list: &str, between: &str) -> String {
     let part = |part: &Value| part["text"].as_str().or_else(|| part["refusal"].as_str()).map(str::to_owned);
-    item[list].as_array().into_iter().flatten().filter_map(part).collect()
+    item[list].as_array().into_iter().flatten().filter_map(part).collect::<Vec<_>>().join(between)
+}
+
+/// What a message says.
+fn words(item: &Value) -> String {
+    parts(item, "content", "")
 }
 
 /// The parts of a reasoning item: the reasoning itself where it is told, else its summary.
 fn thoughts(item: &Value) -> String {
-    match parts(item, "content") {
+    match parts(item, "content", BETWEEN_THOUGHTS) {
         told if !told.is_empty() => told,
-        _ => parts(item, "summary"),
+        _ => parts(item, "summary", BETWEEN_THOUGHTS),
+    }
+}
+
+/// The arguments of a call; none are an empty object.
+fn arguments_of(item: &Value) -> String {
+    match &item["arguments"] {
+        Value::String(text) if !text.trim().is_empty() => text.clone(),
+        Value::Object(object) => Value::Object(object.clone()).to_string(),
+        _ => NO_ARGUMENTS.to_owned(),
     }
 }
 
@@ -79,7 +99,7 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
     for item in output {
         match text(item, "type") {
             "message" => {
-                said.push_str(&parts(item, "content"));
+                said.push_str(&words(item));
                 let parts = item["content"].as_array().into_iter().flatten();
                 parts
                     .filter_map(|part| part["logprobs"].as_array())
@@ -87,6 +107,9 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
             }
             "reasoning" => {
                 let told = thoughts(item);
+                if !thought.is_empty() && !told.is_empty() {
+                    thought.push_str(BETWEEN_THOUGHTS);
+                }
                 thought.push_str(&told);
                 signed.extend(signature(item).map(|signature| Thought { text: told, signature }));
             }
@@ -94,7 +117,7 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
                 signature: String::new(),
                 id: text(item, "call_id").to_owned(),
                 name: text(item, "name").to_owned(),
-                arguments_json: text(item, "arguments").to_owned(),
+                arguments_json: arguments_of(item),
             }),
             // Tools that the vendor runs itself, and items of later versions.
             _ => {}
@@ -106,56 +129,113 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
     Ok(whole)
 }
 
+/// Items of one answer; more is a fault.
+const MAX_ITEMS: usize = 4096;
+
 /// An item that is coming, and how much of it has been told.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Item {
+    /// Its own name and that of its call, by which events find it that do not say its place.
+    names: [String; 2],
     /// The place of a function call among the calls.
     call: Option<u32>,
+    /// The arguments that it came with.
+    arguments: String,
     has_text: bool,
     has_reasoning: bool,
     has_arguments: bool,
 }
 
+/// Largest event, in bytes: the last tells the whole answer again, with how likely each token was.
+const MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
+
+/// The decoder of a streamed response.
+pub(super) fn stream() -> EventStream<Events> {
+    EventStream::with_events_of(MAX_EVENT_BYTES)
+}
+
 /// What has come so far.
 #[derive(Default)]
 pub(super) struct Events {
-    items: Vec<Item>,
+    /// By their place in the answer.
+    items: BTreeMap<u64, Item>,
     calls: u32,
+    has_text: bool,
+    /// The item and the part that the last piece of reasoning was of.
+    reasoning: Option<(u64, u64)>,
     done: bool,
 }
 
 impl Events {
-    fn item(&mut self, event: &Value) -> Result<&mut Item, Failure> {
-        let index = event["output_index"].as_u64().and_then(|index| usize::try_from(index).ok()).unwrap_or(0);
-        if index >= MAX_PARTS {
-            return Err(invalid("an item's index is out of bounds"));
-        }
-        if self.items.len() <= index {
-            self.items.resize(index + 1, Item::default());
-        }
-        self.items.get_mut(index).ok_or_else(|| invalid("an item's index is out of bounds"))
+    /// The place of an event's item: some servers do not say it.
+    fn place(&self, event: &Value) -> u64 {
+        let names = [&event["item_id"], &event["item"]["id"], &event["item"]["call_id"]];
+        let names: Vec<_> = names.into_iter().filter_map(Value::as_str).filter(|name| !name.is_empty()).collect();
+        let is_named = |item: &Item| item.names.iter().any(|name| names.contains(&name.as_str()));
+        let newest = || self.items.keys().next_back().copied();
+        let by_name = || self.items.iter().rev().find(|(_, item)| is_named(item)).map(|(place, _)| *place);
+        event["output_index"].as_u64().or_else(by_name).or_else(newest).unwrap_or(0)
     }
 
-    fn begin(&mut self, event: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
-        let item = &event["item"];
-        let mut begun = Item::default();
-        if text(item, "type") == "function_call" {
-            let index = self.calls;
-            self.calls += 1;
-            begun.call = Some(index);
-            let (id, name) = (text(item, "call_id").to_owned(), text(item, "name").to_owned());
-            emit::tool_call(
-                out,
-                0,
-                ToolCallFragment { index, id, name, arguments_json: String::new(), ..ToolCallFragment::default() },
-            );
+    fn item(&mut self, place: u64) -> Result<&mut Item, Failure> {
+        if self.items.len() >= MAX_ITEMS && !self.items.contains_key(&place) {
+            return Err(invalid("too many items"));
         }
-        *self.item(event)? = begun;
+        Ok(self.items.entry(place).or_default())
+    }
+
+    fn begin(&mut self, event: &Value, out: &mut Vec<CompletionEvent>) -> Result<u64, Failure> {
+        let next = || self.items.keys().next_back().map_or(0, |newest| newest + 1);
+        let place = event["output_index"].as_u64().unwrap_or_else(next);
+        let item = &event["item"];
+        let names = ["id", "call_id"].map(|name| text(item, name).to_owned());
+        let mut begun = Item { names, ..Item::default() };
+        if text(item, "type") == "function_call" {
+            begun.call = Some(self.begin_call(item, out)?);
+            text(item, "arguments").clone_into(&mut begun.arguments);
+        }
+        *self.item(place)? = begun;
+        Ok(place)
+    }
+
+    fn begin_call(&mut self, item: &Value, out: &mut Vec<CompletionEvent>) -> Result<u32, Failure> {
+        let index = self.calls;
+        if index as usize >= MAX_PARTS {
+            return Err(invalid("too many tool calls"));
+        }
+        self.calls += 1;
+        let (id, name) = (text(item, "call_id").to_owned(), text(item, "name").to_owned());
+        emit::tool_call(out, 0, ToolCallFragment { index, id, name, ..ToolCallFragment::default() });
+        Ok(index)
+    }
+
+    fn text(&mut self, event: &Value, said: &str, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        let place = self.place(event);
+        self.item(place)?.has_text = true;
+        self.has_text = true;
+        let likely = event["logprobs"].as_array().map(|list| logprobs::listed(list)).unwrap_or_default();
+        emit::likely_text(out, 0, said, likely);
         Ok(())
     }
 
-    fn arguments(&mut self, event: &Value, more: &str, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
-        let item = self.item(event)?;
+    fn reasoning(
+        &mut self,
+        (place, part): (u64, u64),
+        said: &str,
+        out: &mut Vec<CompletionEvent>,
+    ) -> Result<(), Failure> {
+        self.item(place)?.has_reasoning = true;
+        if !said.is_empty() {
+            if self.reasoning.replace((place, part)).is_some_and(|before| before != (place, part)) {
+                emit::reasoning(out, 0, BETWEEN_THOUGHTS);
+            }
+            emit::reasoning(out, 0, said);
+        }
+        Ok(())
+    }
+
+    fn arguments(&mut self, place: u64, more: &str, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        let item = self.item(place)?;
         if let Some(index) = item.call.filter(|_| !more.is_empty()) {
             item.has_arguments = true;
             let arguments_json = more.to_owned();
@@ -164,26 +244,70 @@ impl Events {
         Ok(())
     }
 
-    /// An item is whole: what servers did not tell piece by piece comes now.
-    fn whole(&mut self, event: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
-        let whole = &event["item"];
-        let item = self.item(event)?.clone();
+    /// A part of an item is whole, or all of it: what servers did not tell piece by piece comes now.
+    fn part_is_whole(&mut self, event: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        let place = self.place(event);
+        let Item { has_text, has_arguments, .. } = *self.item(place)?;
+        match text(event, "type") {
+            "response.output_text.done" if !has_text => self.text(event, text(event, "text"), out),
+            "response.refusal.done" if !has_text => self.text(event, text(event, "refusal"), out),
+            "response.function_call_arguments.done" if !has_arguments => {
+                self.arguments(place, text(event, "arguments"), out)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn is_whole(&mut self, event: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        let (whole, mut place) = (&event["item"], self.place(event));
+        let Item { call, has_text, has_reasoning, has_arguments, .. } = *self.item(place)?;
         match text(whole, "type") {
-            "message" if !item.has_text => emit::text(out, 0, parts(whole, "content")),
+            "message" if !has_text => self.text(event, &words(whole), out)?,
             "reasoning" => {
-                if !item.has_reasoning {
-                    emit::reasoning(out, 0, thoughts(whole));
+                if !has_reasoning {
+                    self.reasoning((place, 0), &thoughts(whole), out)?;
                 }
                 if let Some(signature) = signature(whole) {
                     emit::signature(out, 0, signature);
                 }
             }
-            "function_call" if item.call.is_none() => {
-                self.begin(event, out)?;
-                self.arguments(event, text(whole, "arguments"), out)?;
+            "function_call" if !has_arguments => {
+                if call.is_none() {
+                    place = self.begin(event, out)?;
+                }
+                self.arguments(place, &arguments_of(whole), out)?;
             }
-            "function_call" if !item.has_arguments => self.arguments(event, text(whole, "arguments"), out)?,
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// The response has ended: kinds of what is in it that nobody has told yet come now.
+    fn is_over(&mut self, response: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        let (has_text, has_reasoning, has_calls) = (self.has_text, self.reasoning.is_some(), self.calls > 0);
+        for (item, place) in response["output"].as_array().into_iter().flatten().zip(u64::MAX / 2..) {
+            match text(item, "type") {
+                "reasoning" if !has_reasoning => self.reasoning((place, 0), &thoughts(item), out)?,
+                "message" if !has_text => emit::text(out, 0, words(item)),
+                "function_call" if !has_calls => {
+                    let index = self.begin_call(item, out)?;
+                    let arguments_json = arguments_of(item);
+                    emit::tool_call(out, 0, ToolCallFragment { index, arguments_json, ..ToolCallFragment::default() });
+                }
+                "function_call" => {
+                    let named = self.items.iter().find(|(_, one)| one.names[1] == text(item, "call_id"));
+                    if let Some((place, false)) = named.map(|(place, one)| (*place, one.has_arguments)) {
+                        self.arguments(place, &arguments_of(item), out)?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        let untold: Vec<_> = self.items.iter().filter(|(_, item)| item.call.is_some() && !item.has_arguments).collect();
+        let untold: Vec<_> = untold.into_iter().map(|(place, item)| (*place, item.arguments.clone())).collect();
+        for (place, came_with) in untold {
+            let arguments = if came_with.is_empty() { NO_ARGUMENTS.to_owned() } else { came_with };
+            self.arguments(place, &arguments, out)?;
         }
         Ok(())
     }
@@ -197,25 +321,31 @@ impl TakeEvent for Events {
         }
         let said: Value = serde_json::from_str(&event.data)
             .map_err(|error| invalid(format_args!("an event is not JSON: {error}")))?;
-        match text(&said, "type") {
-            "response.output_item.added" => self.begin(&said, out)?,
-            "response.output_text.delta" | "response.refusal.delta" => {
-                self.item(&said)?.has_text = true;
-                let likely = said["logprobs"].as_array().map(|list| logprobs::listed(list)).unwrap_or_default();
-                emit::likely_text(out, 0, text(&said, "delta"), likely);
-            }
+        let kind = match text(&said, "type") {
+            "" if event.name == "error" || said["error"].is_object() => "error",
+            kind => kind,
+        };
+        match kind {
+            "response.output_item.added" => drop(self.begin(&said, out)?),
+            "response.output_text.delta" | "response.refusal.delta" => self.text(&said, text(&said, "delta"), out)?,
             "response.reasoning_text.delta" | "response.reasoning_summary_text.delta" => {
-                self.item(&said)?.has_reasoning = true;
-                emit::reasoning(out, 0, text(&said, "delta"));
+                let part = said["summary_index"].as_u64().or_else(|| said["content_index"].as_u64());
+                self.reasoning((self.place(&said), part.unwrap_or(0)), text(&said, "delta"), out)?;
             }
-            "response.function_call_arguments.delta" => self.arguments(&said, text(&said, "delta"), out)?,
-            "response.output_item.done" => self.whole(&said, out)?,
+            "response.function_call_arguments.delta" => {
+                self.arguments(self.place(&said), text(&said, "delta"), out)?;
+            }
+            "response.output_text.done" | "response.refusal.done" | "response.function_call_arguments.done" => {
+                self.part_is_whole(&said, out)?;
+            }
+            "response.output_item.done" => self.is_whole(&said, out)?,
             // The last is OpenRouter's.
             "response.completed" | "response.incomplete" | "response.done" => {
                 let response = &said["response"];
                 if let Some(failure) = failed(response) {
                     return Err(failure);
                 }
+                self.is_over(response, out)?;
                 let reason = finish_reason(response, self.calls > 0).ok_or_else(truncated)?;
                 emit::end(out, usage(response), &[reason]);
                 self.done = true;

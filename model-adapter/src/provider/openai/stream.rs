@@ -99,7 +99,7 @@ impl StreamDecoder for Decoder {
         let mut events = Vec::new();
         let fed = self.events.feed(bytes, |event| events.push(event));
         for event in events {
-            self.take(&event.data, out)?;
+            self.take(&event, out)?;
         }
         // What follows the end is nobody's concern.
         if self.is_done() { Ok(()) } else { fed.map_err(fault) }
@@ -110,7 +110,7 @@ impl StreamDecoder for Decoder {
             return Ok(());
         }
         if let Some(event) = self.events.finish().map_err(fault)? {
-            self.take(&event.data, out).map_err(|failure| broken_off(&event.data, failure))?;
+            self.take(&event, out).map_err(|failure| broken_off(&event.data, failure))?;
         }
         if self.done { Ok(()) } else { Err(truncated()) }
     }
@@ -121,7 +121,8 @@ impl StreamDecoder for Decoder {
 }
 
 impl Decoder {
-    fn take(&mut self, data: &str, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+    fn take(&mut self, event: &sse::Event, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
+        let data = event.data.as_str();
         if self.done || data.trim().is_empty() {
             return Ok(());
         }
@@ -136,6 +137,10 @@ impl Decoder {
         }
         let usage = chunk.usage.or(groq.usage);
         if chunk.choices.is_none() && usage.is_none() {
+            // An error may stand there without a member of its own.
+            if let Some(error) = serde_json::from_str(data).ok().filter(|_| event.name == "error") {
+                return Err(error::from_object(&error));
+            }
             return Err(invalid("an event has neither choices nor an error"));
         }
         for choice in chunk.choices.into_iter().flatten() {
