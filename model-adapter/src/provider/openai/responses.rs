@@ -51,25 +51,22 @@ fn failed(response: &Value) -> Option<Failure> {
     }
 }
 
-/// What stands between two parts of reasoning, which are paragraphs with titles of their own.
-const BETWEEN_THOUGHTS: &str = "\n\n";
-
 /// Text or reasoning in the parts of an item.
-fn parts(item: &Value, list: &str, between: &str) -> String {
+fn parts(item: &Value, list: &str) -> String {
     let part = |part: &Value| part["text"].as_str().or_else(|| part["refusal"].as_str()).map(str::to_owned);
-    item[list].as_array().into_iter().flatten().filter_map(part).collect::<Vec<_>>().join(between)
+    item[list].as_array().into_iter().flatten().filter_map(part).collect()
 }
 
 /// What a message says.
 fn words(item: &Value) -> String {
-    parts(item, "content", "")
+    parts(item, "content")
 }
 
 /// The parts of a reasoning item: the reasoning itself where it is told, else its summary.
 fn thoughts(item: &Value) -> String {
-    match parts(item, "content", BETWEEN_THOUGHTS) {
+    match parts(item, "content") {
         told if !told.is_empty() => told,
-        _ => parts(item, "summary", BETWEEN_THOUGHTS),
+        _ => parts(item, "summary"),
     }
 }
 
@@ -107,9 +104,6 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
             }
             "reasoning" => {
                 let told = thoughts(item);
-                if !thought.is_empty() && !told.is_empty() {
-                    thought.push_str(BETWEEN_THOUGHTS);
-                }
                 thought.push_str(&told);
                 signed.extend(signature(item).map(|signature| Thought { text: told, signature }));
             }
@@ -161,8 +155,7 @@ pub(super) struct Events {
     items: BTreeMap<u64, Item>,
     calls: u32,
     has_text: bool,
-    /// The item and the part that the last piece of reasoning was of.
-    reasoning: Option<(u64, u64)>,
+    has_reasoning: bool,
     done: bool,
 }
 
@@ -218,19 +211,10 @@ impl Events {
         Ok(())
     }
 
-    fn reasoning(
-        &mut self,
-        (place, part): (u64, u64),
-        said: &str,
-        out: &mut Vec<CompletionEvent>,
-    ) -> Result<(), Failure> {
+    fn reasoning(&mut self, place: u64, said: &str, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
         self.item(place)?.has_reasoning = true;
-        if !said.is_empty() {
-            if self.reasoning.replace((place, part)).is_some_and(|before| before != (place, part)) {
-                emit::reasoning(out, 0, BETWEEN_THOUGHTS);
-            }
-            emit::reasoning(out, 0, said);
-        }
+        self.has_reasoning = true;
+        emit::reasoning(out, 0, said);
         Ok(())
     }
 
@@ -265,7 +249,7 @@ impl Events {
             "message" if !has_text => self.text(event, &words(whole), out)?,
             "reasoning" => {
                 if !has_reasoning {
-                    self.reasoning((place, 0), &thoughts(whole), out)?;
+                    self.reasoning(place, &thoughts(whole), out)?;
                 }
                 if let Some(signature) = signature(whole) {
                     emit::signature(out, 0, signature);
@@ -284,10 +268,10 @@ impl Events {
 
     /// The response has ended: kinds of what is in it that nobody has told yet come now.
     fn is_over(&mut self, response: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
-        let (has_text, has_reasoning, has_calls) = (self.has_text, self.reasoning.is_some(), self.calls > 0);
+        let (has_text, has_reasoning, has_calls) = (self.has_text, self.has_reasoning, self.calls > 0);
         for (item, place) in response["output"].as_array().into_iter().flatten().zip(u64::MAX / 2..) {
             match text(item, "type") {
-                "reasoning" if !has_reasoning => self.reasoning((place, 0), &thoughts(item), out)?,
+                "reasoning" if !has_reasoning => self.reasoning(place, &thoughts(item), out)?,
                 "message" if !has_text => emit::text(out, 0, words(item)),
                 "function_call" if !has_calls => {
                     let index = self.begin_call(item, out)?;
@@ -329,8 +313,7 @@ impl TakeEvent for Events {
             "response.output_item.added" => drop(self.begin(&said, out)?),
             "response.output_text.delta" | "response.refusal.delta" => self.text(&said, text(&said, "delta"), out)?,
             "response.reasoning_text.delta" | "response.reasoning_summary_text.delta" => {
-                let part = said["summary_index"].as_u64().or_else(|| said["content_index"].as_u64());
-                self.reasoning((self.place(&said), part.unwrap_or(0)), text(&said, "delta"), out)?;
+                self.reasoning(self.place(&said), text(&said, "delta"), out)?;
             }
             "response.function_call_arguments.delta" => {
                 self.arguments(self.place(&said), text(&said, "delta"), out)?;
