@@ -2,7 +2,7 @@
 //! what an administrator says of the one model, which wins over all. Gateways and adapters are told the outcome.
 
 use postern_proto::Failure;
-use postern_proto::instance::v1::{Capabilities, CodeMode};
+use postern_proto::instance::v1::{Capabilities, CodeMode, ParameterNames};
 
 /// The wire formats that adapters offer.
 pub const PROVIDERS: [&str; 11] = [
@@ -41,6 +41,9 @@ struct Says {
     images: Option<bool>,
     reasoning_history: Option<bool>,
     adaptive_thinking: Option<bool>,
+    chat_api: Option<&'static str>,
+    /// These beside those of the rows before.
+    refused_parameters: &'static [&'static str],
 }
 
 const NOTHING: Says = Says {
@@ -52,9 +55,28 @@ const NOTHING: Says = Says {
     images: None,
     reasoning_history: None,
     adaptive_thinking: None,
+    chat_api: None,
+    refused_parameters: &[],
 };
+
+/// The parameters that a model may be said to refuse.
+const PARAMETERS: [&str; 12] = [
+    "temperature",
+    "top_p",
+    "top_k",
+    "stop",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "top_logprobs",
+    "reasoning_effort",
+    "parallel_tool_calls",
+    "user",
+    "max_tokens",
+];
 const ANY: &[&str] = &[];
 const OPENAI_LIKE: &[&str] = &["openai", "azure_openai"];
+const GOOGLE: &[&str] = &["gemini", "vertex"];
 
 const ROWS: &[Row] = &[
     Row {
@@ -109,7 +131,7 @@ const ROWS: &[Row] = &[
     Row {
         providers: OPENAI_LIKE,
         families: ANY,
-        identifiers: &["o1", "o3", "o4", "gpt-5"],
+        identifiers: &["o1", "o3", "o4", "gpt-5", "gpt-6"],
         says: Says {
             code: Some(CodeMode::Chat),
             max_tokens_field: Some("max_completion_tokens"),
@@ -117,6 +139,34 @@ const ROWS: &[Row] = &[
             ..NOTHING
         },
         why: "OpenAI's reasoning models take no sampling parameters and count their thoughts",
+    },
+    Row {
+        providers: OPENAI_LIKE,
+        families: ANY,
+        identifiers: &["o3", "o4", "gpt-5", "gpt-6"],
+        says: Says { refused_parameters: &["stop"], ..NOTHING },
+        why: "from o3 on, they stop where they like",
+    },
+    Row {
+        providers: OPENAI_LIKE,
+        families: ANY,
+        identifiers: &[
+            "o1-pro",
+            "o3-pro",
+            "codex-mini",
+            "gpt-5-codex",
+            "gpt-5.1-codex",
+            "gpt-5.2-codex",
+            "gpt-5.3-codex",
+            "gpt-5-pro",
+            "gpt-5.2-pro",
+            "gpt-5.4",
+            "gpt-5.5",
+            "gpt-5.6",
+            "gpt-6",
+        ],
+        says: Says { chat_api: Some("responses"), ..NOTHING },
+        why: "these are served by the Responses API alone, or call tools there alone",
     },
     Row {
         providers: OPENAI_LIKE,
@@ -146,6 +196,61 @@ const ROWS: &[Row] = &[
         ],
         says: Says { sampling: Some(false), adaptive_thinking: Some(true), ..NOTHING },
         why: "from Opus 4.7 on, Claude samples as it likes and thinks by effort",
+    },
+    Row {
+        providers: &["bedrock"],
+        families: ANY,
+        identifiers: &["claude-opus-4-7", "claude-opus-4-8", "claude-opus-5", "claude-sonnet-5"],
+        says: Says { structured_output: Some(false), ..NOTHING },
+        why: "Bedrock does not hold these to a form",
+    },
+    Row {
+        providers: &["bedrock"],
+        families: ANY,
+        identifiers: &["gpt-5", "gpt-6"],
+        says: Says { sampling: Some(false), refused_parameters: &["stop"], ..NOTHING },
+        why: "OpenAI's reasoning models take no sampling parameters there either",
+    },
+    Row {
+        providers: GOOGLE,
+        families: ANY,
+        identifiers: &[
+            "gemini-2.5",
+            "gemini-3",
+            "gemini-flash-latest",
+            "gemini-flash-lite-latest",
+            "gemini-pro-latest",
+        ],
+        says: Says { refused_parameters: &["presence_penalty", "frequency_penalty"], ..NOTHING },
+        why: "from 2.5 on, Gemini takes no penalties",
+    },
+    Row {
+        providers: &["gemini"],
+        families: ANY,
+        identifiers: &["gemini-2.5", "gemini-3"],
+        says: Says { refused_parameters: &["top_logprobs"], ..NOTHING },
+        why: "log probabilities are Vertex AI's",
+    },
+    Row {
+        providers: GOOGLE,
+        families: ANY,
+        identifiers: &["gemini-3.5-flash-lite", "gemini-3.6-flash"],
+        says: Says { sampling: Some(false), ..NOTHING },
+        why: "their sampling is fixed",
+    },
+    Row {
+        providers: GOOGLE,
+        families: ANY,
+        identifiers: &["gemini-1", "gemini-2.0", "gemini-2.5-flash-image", "gemma"],
+        says: Says { refused_parameters: &["reasoning_effort"], ..NOTHING },
+        why: "these do not think",
+    },
+    Row {
+        providers: &["gemini"],
+        families: ANY,
+        identifiers: &["gemma-3"],
+        says: Says { system_role: Some(false), ..NOTHING },
+        why: "Gemma 3 has no place for instructions",
     },
     Row {
         providers: &["openai"],
@@ -178,10 +283,15 @@ fn begins(beginnings: &[&str], text: &str) -> bool {
 #[must_use]
 pub fn of(provider: &str, family: &str, identifier: &str, said: &Capabilities) -> Capabilities {
     let name = identifier.rsplit('/').next().unwrap_or(identifier);
-    let name = name.rsplit_once("anthropic.").map_or(name, |(_, name)| name);
+    let name = ["anthropic.", "openai."]
+        .into_iter()
+        .find_map(|vendor| name.rsplit_once(vendor))
+        .map_or(name, |(_, name)| name);
     let mut known = NOTHING;
+    let mut refused = Vec::new();
     for Row { providers, families, identifiers, says, why: _ } in ROWS {
         if providers.contains(&provider) && begins(families, family) && begins(identifiers, name) {
+            refused.extend(says.refused_parameters.iter().map(|name| (*name).to_owned()));
             known = Says {
                 code: says.code.or(known.code),
                 max_tokens_field: says.max_tokens_field.or(known.max_tokens_field),
@@ -191,6 +301,8 @@ pub fn of(provider: &str, family: &str, identifier: &str, said: &Capabilities) -
                 images: says.images.or(known.images),
                 reasoning_history: says.reasoning_history.or(known.reasoning_history),
                 adaptive_thinking: says.adaptive_thinking.or(known.adaptive_thinking),
+                chat_api: says.chat_api.or(known.chat_api),
+                refused_parameters: &[],
             };
         }
     }
@@ -202,9 +314,13 @@ pub fn of(provider: &str, family: &str, identifier: &str, said: &Capabilities) -
         tools: said.tools,
         structured_output: said.structured_output.or(known.structured_output),
         images: said.images.or(known.images),
-        chat_api: said.chat_api.clone(),
+        chat_api: said.chat_api.clone().or(known.chat_api.map(str::to_owned)),
         reasoning_history: said.reasoning_history.or(known.reasoning_history),
         adaptive_thinking: said.adaptive_thinking.or(known.adaptive_thinking),
+        refused_parameters: said
+            .refused_parameters
+            .clone()
+            .or_else(|| (!refused.is_empty()).then_some(ParameterNames { names: refused })),
     }
 }
 
@@ -222,6 +338,12 @@ pub fn check(said: &Capabilities) -> Result<(), Failure> {
     let limits = ["max_tokens", "max_completion_tokens"];
     one_of("model.capabilities.max_tokens_field", said.max_tokens_field.as_ref(), limits)?;
     one_of("model.capabilities.chat_api", said.chat_api.as_ref(), ["chat", "responses"])?;
+    let refused = said.refused_parameters.iter().flat_map(|refused| &refused.names);
+    if let Some(unknown) = refused.into_iter().find(|name| !PARAMETERS.contains(&name.as_str())) {
+        let shown: String = unknown.chars().filter(|c| !c.is_control()).take(64).collect();
+        let message = format!("there is no `{shown}`; there are {}", PARAMETERS.join(", "));
+        return Err(Failure::field("model.capabilities.refused_parameters", message));
+    }
     match said.code.map(CodeMode::try_from) {
         None | Some(Ok(CodeMode::Layout | CodeMode::Server | CodeMode::Chat)) => Ok(()),
         Some(_) => Err(Failure::field("model.capabilities.code", "must be layout, server or chat")),
@@ -256,6 +378,12 @@ pub fn table() -> String {
                 known.push(format!("{}{name}", if said { "" } else { "no " }));
             }
         }
+        if let Some(api) = says.chat_api {
+            known.push(format!("chat API: {api}"));
+        }
+        if !says.refused_parameters.is_empty() {
+            known.push(format!("no {}", list(says.refused_parameters)));
+        }
         let known = known.join("; ");
         let (providers, families, identifiers) = (list(providers), starts(families), starts(identifiers));
         let _ = writeln!(text, "| {providers} | {families} | {identifiers} | {known} | {why} |");
@@ -280,6 +408,10 @@ mod tests {
         of(provider, family, identifier, &Capabilities::default()).code()
     }
 
+    fn names(names: &[&str]) -> ParameterNames {
+        ParameterNames { names: names.iter().map(|name| (*name).to_owned()).collect() }
+    }
+
     #[test]
     fn each_provider_completes_code_in_some_way() {
         for provider in PROVIDERS {
@@ -301,6 +433,22 @@ mod tests {
         let claude = of("bedrock", "claude", "eu.anthropic.claude-opus-4-7-v1:0", &Capabilities::default());
         assert_eq!((claude.sampling, claude.adaptive_thinking), (Some(false), Some(true)));
         assert_eq!(of("anthropic", "claude", "claude-sonnet-4-5", &Capabilities::default()).sampling, None);
+        let refused = |provider, name, said: &Capabilities| {
+            of(provider, "general", name, said).refused_parameters.map(|refused| refused.names).unwrap_or_default()
+        };
+        let nothing = Capabilities::default();
+        assert_eq!(
+            refused("gemini", "gemini-2.5-pro", &nothing),
+            ["presence_penalty", "frequency_penalty", "top_logprobs"]
+        );
+        assert_eq!(refused("openai", "gpt-5.5", &nothing), ["stop"]);
+        assert_eq!(of("openai", "gpt", "gpt-5.5", &nothing).chat_api(), "responses");
+        assert_eq!(of("bedrock", "gpt", "us.openai.gpt-5.6-sol", &nothing).sampling, Some(false));
+        // What an administrator says is in place of what is known.
+        let seed = Capabilities { refused_parameters: Some(names(&["seed"])), ..Default::default() };
+        assert_eq!(refused("openai", "gpt-5.5", &seed), ["seed"]);
+        let none = Capabilities { refused_parameters: Some(names(&[])), ..Default::default() };
+        assert!(refused("openai", "gpt-5.5", &none).is_empty());
         let said = Capabilities { sampling: Some(true), code: Some(CodeMode::Layout.into()), ..Default::default() };
         let known = of("openai", "gpt", "o3", &said);
         assert_eq!((known.sampling, known.code()), (Some(true), CodeMode::Layout));
@@ -314,6 +462,8 @@ mod tests {
         assert_eq!(field(Capabilities { code: Some(7), ..Default::default() }), "model.capabilities.code");
         let api = Capabilities { chat_api: Some("assistants".to_owned()), ..Default::default() };
         assert_eq!(field(api), "model.capabilities.chat_api");
+        let refused = Capabilities { refused_parameters: Some(names(&["stop", "mood"])), ..Default::default() };
+        assert_eq!(field(refused), "model.capabilities.refused_parameters");
         assert!(check(&Capabilities::default()).is_ok());
     }
 

@@ -26,6 +26,9 @@ pub fn fit(known: &Capabilities, generation: &mut Generation) -> Result<Vec<Stri
     {
         drop_sampling(parameters, &mut warnings);
     }
+    if let (Some(refused), Some(parameters)) = (&known.refused_parameters, &mut generation.parameters) {
+        refused.names.iter().for_each(|name| drop_one(name, parameters, &mut warnings));
+    }
     Ok(warnings)
 }
 
@@ -133,10 +136,34 @@ fn drop_sampling(parameters: &mut Parameters, warnings: &mut Vec<String>) {
     dropped("frequency_penalty", frequency_penalty.take().is_some_and(|value| value != 0.0));
 }
 
+/// Drops the parameter of this name. A penalty of nothing, which is the default, is nobody's loss.
+fn drop_one(name: &str, parameters: &mut Parameters, warnings: &mut Vec<String>) {
+    let penalty = |given: Option<f64>| given.is_some_and(|given| given != 0.0);
+    let was_set = match name {
+        "temperature" => parameters.temperature.take().is_some(),
+        "top_p" => parameters.top_p.take().is_some(),
+        "top_k" => parameters.top_k.take().is_some(),
+        "stop" => !std::mem::take(&mut parameters.stop).is_empty(),
+        "seed" => parameters.seed.take().is_some(),
+        "presence_penalty" => penalty(parameters.presence_penalty.take()),
+        "frequency_penalty" => penalty(parameters.frequency_penalty.take()),
+        "top_logprobs" => parameters.top_logprobs.take().is_some(),
+        "reasoning_effort" => parameters.reasoning_effort.take().is_some(),
+        "parallel_tool_calls" => parameters.parallel_tool_calls.take().is_some(),
+        "user" => parameters.user.take().is_some(),
+        "max_tokens" => parameters.max_tokens.take().is_some(),
+        _ => false,
+    };
+    if was_set {
+        warnings.push(format!("`{name}` was dropped: the model refuses it"));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use postern_proto::completion::v1::{Image, ResponseFormat, Tool};
+    use postern_proto::instance::v1::ParameterNames;
 
     fn text(text: &str) -> ContentPart {
         ContentPart { part: Some(content_part::Part::Text(text.to_owned())), cache: None }
@@ -190,6 +217,26 @@ mod tests {
         let mut asked = generation(ChatPrompt::default(), parameters);
         assert_eq!(fit(&known, &mut asked).unwrap(), ["`temperature` was dropped: the model samples as it likes"]);
         assert_eq!(asked.parameters, Some(Parameters { max_tokens: Some(3), ..Default::default() }));
+    }
+
+    #[test]
+    fn what_a_model_refuses_by_name_is_dropped() {
+        let names = ["stop", "presence_penalty", "frequency_penalty", "reasoning_effort", "unheard_of"];
+        let names = ParameterNames { names: names.map(str::to_owned).to_vec() };
+        let known = Capabilities { refused_parameters: Some(names), ..Default::default() };
+        let parameters = Parameters {
+            stop: vec!["END".to_owned()],
+            presence_penalty: Some(0.0),
+            frequency_penalty: Some(0.5),
+            temperature: Some(0.2),
+            ..Default::default()
+        };
+        let mut asked = generation(ChatPrompt::default(), parameters);
+        let warnings = fit(&known, &mut asked).unwrap();
+        let expected =
+            ["`stop` was dropped: the model refuses it", "`frequency_penalty` was dropped: the model refuses it"];
+        assert_eq!(warnings, expected);
+        assert_eq!(asked.parameters, Some(Parameters { temperature: Some(0.2), ..Default::default() }));
     }
 
     #[test]

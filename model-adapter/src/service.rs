@@ -31,6 +31,9 @@ use crate::upstream;
 /// Largest answer with embeddings, in bytes: numbers as text take a dozen each.
 const MAX_EMBEDDINGS_BYTES: usize = 64 * 1024 * 1024;
 
+/// Where Bedrock says how many tokens a model read, whatever the model itself says.
+const COUNT_HEADER: &str = "x-amzn-bedrock-input-token-count";
+
 /// Requests for parts of what is to be embedded that are under way at once.
 const BATCHES_AT_ONCE: usize = 4;
 
@@ -74,6 +77,7 @@ impl Models {
     ) -> Result<Embeddings, Failure> {
         let call = endpoint.provider.embed(&endpoint.target(), &asked)?;
         let response = upstream::send(endpoint, call, id, self.clock.now()).await?;
+        let counted = response.headers().get(COUNT_HEADER).and_then(|count| count.to_str().ok()?.parse().ok());
         let body = upstream::read_up_to(response.into_body(), MAX_EMBEDDINGS_BYTES).await;
         // No other server would answer in less: it was asked for too much at once.
         let body = body.map_err(|failure| match failure.reason {
@@ -87,7 +91,7 @@ impl Models {
         if read.vectors.len() != asked.inputs.len() + asked.tokens.len() {
             return Err(emit::invalid("not one embedding for each text"));
         }
-        Ok(read)
+        Ok(Embeddings { usage: read.usage.or(counted.map(embeddings::reported)), ..read })
     }
 
     /// The tokens of a prompt, by the server's own count; `None` where it does not count.

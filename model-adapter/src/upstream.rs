@@ -11,6 +11,7 @@ use postern_egress::{Body, ConnectError, chain};
 use postern_proto::{Blame, Failure, Reason};
 use postern_runtime::request_id::{self, RequestId};
 use secrecy::ExposeSecret as _;
+use serde_json::Value;
 
 use crate::endpoints::Endpoint;
 use crate::provider::Call;
@@ -98,6 +99,7 @@ async fn refusal(endpoint: &Endpoint, response: Response<Body>, now: u64) -> Fai
     let body = Limited::new(response.into_body(), MAX_ERROR_BYTES).collect().await;
     let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let failure = endpoint.provider.read_error(status, &body);
+    let retry_after = retry_after.or_else(|| retry_delay(&body));
     let retry_after = match status {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => retry_after,
         _ => None,
@@ -137,6 +139,16 @@ fn retry_after(headers: &HeaderMap, now: u64) -> Option<Duration> {
         }
     };
     Some(wait.min(MAX_RETRY_AFTER))
+}
+
+/// Google's servers say in the body how long to wait, as `RetryInfo` (<https://cloud.google.com/apis/design/errors>).
+fn retry_delay(body: &[u8]) -> Option<Duration> {
+    let said: Value = serde_json::from_slice(body).ok()?;
+    let said = said.get(0).unwrap_or(&said);
+    let details = said["error"]["details"].as_array()?;
+    let delay = details.iter().find_map(|detail| detail["retryDelay"].as_str())?;
+    let seconds: f64 = delay.strip_suffix('s')?.parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok().map(|wait| wait.min(MAX_RETRY_AFTER))
 }
 
 fn unreachable(error: &hyper_util::client::legacy::Error) -> Failure {
@@ -179,6 +191,24 @@ pub(crate) fn not_connected(error: &ConnectError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_long_to_wait_is_read_in_googles_body() {
+        let body = |delay: &str| {
+            let kind = "type.googleapis.com/google.rpc.RetryInfo";
+            serde_json::json!({ "error": { "code": 429, "details": [
+                { "@type": "other" }, { "@type": kind, "retryDelay": delay },
+            ] } })
+        };
+        let read = |body: Value| retry_delay(body.to_string().as_bytes()).map(|wait| wait.as_millis());
+        assert_eq!(read(body("47s")), Some(47_000));
+        assert_eq!(read(body("3.5s")), Some(3500));
+        assert_eq!(read(Value::Array(vec![body("1s")])), Some(1000));
+        assert_eq!(read(body("99999999s")), Some(3_600_000));
+        for bad in ["", "s", "-1s", "NaNs", "infs", "soon"] {
+            assert_eq!(read(body(bad)), None, "{bad}");
+        }
+    }
 
     #[test]
     fn retry_after_is_read_as_seconds_and_as_a_date() {

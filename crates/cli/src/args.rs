@@ -466,6 +466,9 @@ pub struct ModelSettings {
     /// Thinking is steered by an effort and not by a budget of tokens (Anthropic).
     #[arg(long)]
     pub adaptive_thinking: bool,
+    /// A parameter that the model refuses, such as stop, in place of those that are known; it is dropped. May be given several times.
+    #[arg(long, value_name = "NAME")]
+    pub refuses: Vec<String>,
     /// The model takes no sampling parameters.
     #[arg(long)]
     pub no_sampling: bool,

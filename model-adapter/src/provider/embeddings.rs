@@ -37,6 +37,8 @@ pub enum Shape {
     Gemini,
     /// Vertex AI's `predict`.
     Vertex,
+    /// Vertex AI's `embedContent`.
+    VertexContent,
     /// Ollama's `/api/embed`.
     Ollama,
     /// Amazon's Titan on Bedrock (<https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-titan-embed-text.html>).
@@ -62,7 +64,7 @@ impl Shape {
             // (<https://cloud.google.com/vertex-ai/generative-ai/docs/embeddings/get-text-embeddings>).
             Self::Vertex if identifier.contains("gemini") => 1,
             Self::Vertex => 9,
-            Self::Titan | Self::Nova => 1,
+            Self::VertexContent | Self::Titan | Self::Nova => 1,
         }
     }
 }
@@ -112,6 +114,7 @@ pub fn body(shape: Shape, identifier: &str, asked: &EmbedRequest) -> Result<Byte
             "model": identifier, "texts": inputs, "input_type": "search_document", "embedding_types": ["float"],
         }),
         Shape::Ollama => json!({ "model": identifier, "input": inputs }),
+        Shape::VertexContent => json!({ "content": { "parts": [{ "text": inputs.first() }] } }),
         Shape::Titan => json!({ "inputText": inputs.first() }),
         Shape::Nova => {
             let text = json!({ "truncationMode": "END", "value": inputs.first() });
@@ -142,6 +145,7 @@ pub fn body(shape: Shape, identifier: &str, asked: &EmbedRequest) -> Result<Byte
             Shape::Mistral | Shape::Cohere | Shape::CohereOnBedrock => body["output_dimension"] = dimensions.into(),
             Shape::Nova => body["singleEmbeddingParams"]["embeddingDimension"] = dimensions.into(),
             Shape::Vertex => body["parameters"] = json!({ "outputDimensionality": dimensions }),
+            Shape::VertexContent => body["outputDimensionality"] = dimensions.into(),
             Shape::Gemini => {}
         }
     }
@@ -223,6 +227,7 @@ fn usage(answer: &Value) -> Option<Usage> {
         "/prompt_eval_count",
         "/inputTextTokenCount",
         "/inputTokenCount",
+        "/usageMetadata/promptTokenCount",
     ];
     let said = places.into_iter().find_map(|place| answer.pointer(place)?.as_u64());
     // Vertex says it of each text.
@@ -233,7 +238,9 @@ fn usage(answer: &Value) -> Option<Usage> {
     said.or_else(of_each).map(reported)
 }
 
-fn reported(input_tokens: u64) -> Usage {
+/// What it cost, where nothing but that was said.
+#[must_use]
+pub fn reported(input_tokens: u64) -> Usage {
     Usage { input_tokens: Some(input_tokens), provenance: UsageProvenance::Reported as i32, ..Usage::default() }
 }
 
@@ -323,6 +330,12 @@ mod tests {
     }
 
     #[test]
+    fn gemini_says_of_all_texts_what_they_cost() {
+        let text = r#"{"embeddings":[{"values":[1]}],"usageMetadata":{"promptTokenCount":7}}"#;
+        assert_eq!(read(text.as_bytes()).unwrap().usage, Some(reported(7)));
+    }
+
+    #[test]
     fn vertex_says_of_each_text_what_it_cost() {
         let text = r#"{"predictions":[{"embeddings":{"values":[1],"statistics":{"token_count":4,"truncated":false}}},
             {"embeddings":{"values":[2],"statistics":{"token_count":5,"truncated":false}}}]}"#;
@@ -351,6 +364,8 @@ mod tests {
             said(Shape::Vertex),
             json!({ "instances": [{ "content": "a" }], "parameters": { "outputDimensionality": 8 } })
         );
+        let content = json!({ "parts": [{ "text": "a" }] });
+        assert_eq!(said(Shape::VertexContent), json!({ "content": content, "outputDimensionality": 8 }));
         assert_eq!(said(Shape::Titan), json!({ "inputText": "a", "dimensions": 8 }));
         assert_eq!(said(Shape::Nova)["singleEmbeddingParams"]["embeddingDimension"], 8);
         let on_bedrock = said(Shape::CohereOnBedrock);

@@ -29,8 +29,14 @@ const SIGNER: &str = "gemini";
 pub const VERTEX: Gemini = Gemini { name: "vertex", on_vertex: true };
 
 impl Gemini {
-    const fn shape(&self) -> Shape {
-        if self.on_vertex { Shape::Vertex } else { Shape::Gemini }
+    /// How a model that embeds is asked. On Vertex AI the newer are asked as models that talk are.
+    fn shape(&self, identifier: &str) -> Shape {
+        let is_newer = identifier.contains("gemini") && !identifier.starts_with("gemini-embedding-001");
+        match self.on_vertex {
+            false => Shape::Gemini,
+            true if is_newer || identifier.contains("maas") => Shape::VertexContent,
+            true => Shape::Vertex,
+        }
     }
 
     fn headers(&self, target: &Target<'_>) -> Result<HeaderMap, Failure> {
@@ -51,19 +57,24 @@ impl Provider for Gemini {
     }
 
     fn call(&self, target: &Target<'_>, generation: &Generation, stream: bool) -> Result<Call, Failure> {
-        let (body, warnings) = request::body(target.identifier, generation)?;
+        let (body, warnings) = request::body(target.identifier, generation, self.on_vertex)?;
         let method = if stream { "streamGenerateContent?alt=sse" } else { "generateContent" };
         let path = format!("/models/{}:{method}", say::segment(target.identifier));
         Ok(Call { path, headers: self.headers(target)?, body, warnings, api: Api::GenerateContent })
     }
 
     fn most_texts(&self, target: &Target<'_>) -> usize {
-        self.shape().most_texts(target.identifier)
+        self.shape(target.identifier).most_texts(target.identifier)
     }
 
     fn embed(&self, target: &Target<'_>, asked: &EmbedRequest) -> Result<Call, Failure> {
-        let method = if self.on_vertex { "predict" } else { "batchEmbedContents" };
-        let body = embeddings::body(self.shape(), target.identifier, asked)?;
+        let shape = self.shape(target.identifier);
+        let method = match shape {
+            Shape::Vertex => "predict",
+            Shape::VertexContent => "embedContent",
+            _ => "batchEmbedContents",
+        };
+        let body = embeddings::body(shape, target.identifier, asked)?;
         let path = format!("/models/{}:{method}", say::segment(target.identifier));
         Ok(Call { path, headers: self.headers(target)?, body, warnings: Vec::new(), api: Api::Embeddings })
     }

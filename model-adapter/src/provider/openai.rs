@@ -101,6 +101,11 @@ impl Provider for OpenAi {
                 let path = "/openai/v1/responses".to_owned();
                 return Ok(Call { path, headers: self.headers(target)?, body, warnings, api });
             }
+            // So do chats with models that think.
+            Api::Chat if self.dialect == Dialect::Azure && target.capabilities.sampling == Some(false) => {
+                let path = "/openai/v1/chat/completions".to_owned();
+                return Ok(Call { path, headers: self.headers(target)?, body, warnings, api });
+            }
             Api::Responses => "/responses",
             _ => "/chat/completions",
         };

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod families;
 mod remembering;
 
 fn text(text: &str) -> ContentPart {
@@ -314,7 +315,7 @@ fn thinking_is_asked_for_only_where_it_is_taken() {
         assert_eq!((body.get("thinking"), warned), (None, 1), "{body}");
     }
     for (effort, think, warnings) in
-        [("high", Some(json!("high")), 0), ("none", Some(json!(false)), 0), ("minimal", None, 1)]
+        [("high", Some(json!(true)), 0), ("none", Some(json!(false)), 0), ("minimal", None, 1)]
     {
         let (body, warned) = asked("ollama", effort, 4000, plain(), Parameters::default());
         assert_eq!((body.get("think"), warned), (think.as_ref(), warnings), "{effort}");
@@ -345,20 +346,6 @@ fn claude_thinks_on_bedrock_as_it_does_at_anthropic() {
     let body = asked("eu.anthropic.claude-sonnet-4-5-v1:0", &none, conversation());
     assert_eq!(body.get("additionalModelRequestFields"), None);
     assert_eq!(asked("amazon.nova-pro-v1:0", &none, plain()).get("additionalModelRequestFields"), None);
-}
-
-#[test]
-fn gemini_3_is_told_that_a_calls_signature_was_not_kept() {
-    let said = |identifier: &str| {
-        let known = Capabilities::default();
-        let target = Target { model: "demo", identifier, api_key: None, capabilities: &known };
-        let prompt = Some(generation::Prompt::Chat(conversation()));
-        let call =
-            by_name("gemini").unwrap().call(&target, &Generation { prompt, ..Default::default() }, true).unwrap();
-        serde_json::from_slice::<Value>(&call.body).unwrap()["contents"][1]["parts"][0]["thoughtSignature"].clone()
-    };
-    assert_eq!(said("gemini-3-pro"), "skip_thought_signature_validator");
-    assert_eq!(said("gemini-2.5-flash"), Value::Null);
 }
 
 fn at_a_cursor() -> generation::Prompt {

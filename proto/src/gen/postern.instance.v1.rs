@@ -1245,6 +1245,16 @@ pub struct Capabilities {
     /// Whether thinking is steered by an effort and not by a budget of tokens. Provider anthropic only.
     #[prost(bool, optional, tag = "10")]
     pub adaptive_thinking: ::core::option::Option<bool>,
+    /// Parameters that the model refuses, which are dropped with a warning.
+    #[prost(message, optional, tag = "11")]
+    pub refused_parameters: ::core::option::Option<ParameterNames>,
+}
+/// Parameters of a completion by their names in postern.completion.v1.Parameters.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ParameterNames {
+    /// The names, such as stop or presence_penalty; at most 16.
+    #[prost(string, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A place where the model is served.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

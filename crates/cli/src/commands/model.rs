@@ -198,6 +198,9 @@ fn say(said: &mut pb::Capabilities, settings: &ModelSettings) {
             place.clone_from(given);
         }
     }
+    if !settings.refuses.is_empty() {
+        said.refused_parameters = Some(pb::ParameterNames { names: settings.refuses.clone() });
+    }
     if settings.adaptive_thinking {
         said.adaptive_thinking = Some(true);
     }
@@ -300,6 +303,7 @@ fn capabilities(said: Option<&pb::Capabilities>) -> Value {
         ("images", said.images.map(Value::from)),
         ("reasoning_history", said.reasoning_history.map(Value::from)),
         ("adaptive_thinking", said.adaptive_thinking.map(Value::from)),
+        ("refused_parameters", said.refused_parameters.map(|refused| refused.names.into())),
     ];
     members
         .into_iter()

@@ -126,6 +126,8 @@ struct WireFormat {
 struct WireReasoning {
     #[serde(default)]
     effort: Option<String>,
+    #[serde(default)]
+    summary: Option<String>,
 }
 
 /// Pairs of metadata, as the API has it.
@@ -185,6 +187,11 @@ pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
         // Chats have it beside the other parameters.
         extra.insert("verbosity".to_owned(), verbosity.into());
     }
+    let WireReasoning { effort, summary } = body.reasoning.unwrap_or(WireReasoning { effort: None, summary: None });
+    if let Some(summary) = summary {
+        // For servers of this API; others say what they thought, or do not.
+        extra.insert("reasoning_summary".to_owned(), summary.into());
+    }
     let parameters = Parameters {
         top_logprobs,
         max_tokens: body.max_output_tokens,
@@ -192,7 +199,7 @@ pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
         top_p: body.top_p,
         user: body.user,
         parallel_tool_calls: body.parallel_tool_calls,
-        reasoning_effort: body.reasoning.and_then(|reasoning| reasoning.effort),
+        reasoning_effort: effort,
         extra_json: extra_json(extra)?,
         ..Parameters::default()
     };

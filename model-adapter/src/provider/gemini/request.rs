@@ -17,15 +17,52 @@ use crate::provider::say::{self, Dropped, Picture};
 /// What a model may spend on thinking, by the effort that is asked for.
 const BUDGETS: [(&str, u32); 3] = [("low", 1024), ("medium", 8192), ("high", 24_576)];
 
-pub(super) fn body(identifier: &str, generation: &Generation) -> Result<(Bytes, Vec<String>), Failure> {
+/// Whether it is one of the third generation or a later one, by its name or by one that goes with the times.
+fn is_recent(identifier: &str) -> bool {
+    let version = identifier.strip_prefix("gemini-").filter(|rest| !matches!(*rest, "pro" | "pro-vision"));
+    version.is_some_and(|rest| !rest.starts_with(['1', '2']))
+}
+
+/// The names of calls, which recent models want back (<https://ai.google.dev/gemini-api/docs/function-calling>).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum CallIds {
+    None,
+    /// Those that a server of Google's gave: Vertex AI is not known to take others.
+    Own,
+    All,
+}
+
+impl CallIds {
+    fn of(identifier: &str, on_vertex: bool) -> Self {
+        match (is_recent(identifier), on_vertex) {
+            (false, _) => Self::None,
+            (true, true) => Self::Own,
+            (true, false) => Self::All,
+        }
+    }
+
+    /// Puts the name of a call into it, or into its result.
+    fn put(self, id: &str, into: &mut Value) {
+        let is_anothers = ["call_", "toolu_", "tooluse_", "fc_"].iter().any(|begin| id.starts_with(begin));
+        if !id.is_empty() && (self == Self::All || self == Self::Own && !is_anothers) {
+            into["id"] = id.into();
+        }
+    }
+}
+
+pub(super) fn body(
+    identifier: &str,
+    generation: &Generation,
+    on_vertex: bool,
+) -> Result<(Bytes, Vec<String>), Failure> {
     let Some(generation::Prompt::Chat(chat)) = &generation.prompt else {
         return Err(Failure::field("generation.prompt", "the provider gemini has no raw completions"));
     };
     let ChatPrompt { messages, tools, tool_choice, response_format } = chat;
     let mut dropped = Dropped::of("gemini");
     let mut body = Map::new();
-    let (system, mut contents) = conversation(messages)?;
-    if identifier.starts_with("gemini-3") {
+    let (system, mut contents) = conversation(messages, CallIds::of(identifier, on_vertex))?;
+    if is_recent(identifier) {
         contents.iter_mut().for_each(unsigned);
     }
     if !system.is_empty() {
@@ -53,7 +90,7 @@ pub(super) fn body(identifier: &str, generation: &Generation) -> Result<(Bytes, 
 
 /// The body that asks how many tokens a prompt has (<https://ai.google.dev/api/tokens>).
 pub(super) fn body_to_count(identifier: &str, generation: &Generation, on_vertex: bool) -> Result<Bytes, Failure> {
-    let (bytes, _) = body(identifier, generation)?;
+    let (bytes, _) = body(identifier, generation, on_vertex)?;
     let mut asked: Map<String, Value> = serde_json::from_slice(&bytes).map_err(Failure::internal)?;
     asked.retain(|name, _| matches!(name.as_str(), "contents" | "systemInstruction" | "tools"));
     let mut asked = Value::Object(asked);
@@ -64,7 +101,7 @@ pub(super) fn body_to_count(identifier: &str, generation: &Generation, on_vertex
     Ok(serde_json::to_vec(&asked).map_err(Failure::internal)?.into())
 }
 
-fn conversation(messages: &[Message]) -> Result<(String, Vec<Value>), Failure> {
+fn conversation(messages: &[Message], ids: CallIds) -> Result<(String, Vec<Value>), Failure> {
     let (mut system, mut turns): (Vec<String>, Vec<(&str, Vec<Value>)>) = (Vec::new(), Vec::new());
     // A result names the function here, not the call.
     let mut names = HashMap::new();
@@ -81,6 +118,7 @@ fn conversation(messages: &[Message]) -> Result<(String, Vec<Value>), Failure> {
                     names.insert(call.id.clone(), call.name.clone());
                     let args = say::json_object("messages.tool_calls.arguments_json", &call.arguments_json)?;
                     let mut part = json!({ "functionCall": { "name": call.name, "args": args } });
+                    ids.put(&call.id, &mut part["functionCall"]);
                     if let Some(signature) = say::own_signature(SIGNER, &call.signature) {
                         part["thoughtSignature"] = signature.into();
                     }
@@ -98,7 +136,9 @@ fn conversation(messages: &[Message]) -> Result<(String, Vec<Value>), Failure> {
                     Ok(Value::Object(object)) => Value::Object(object),
                     _ => json!({ "result": text }),
                 };
-                ("user", vec![json!({ "functionResponse": { "name": name, "response": response } })])
+                let mut part = json!({ "functionResponse": { "name": name, "response": response } });
+                ids.put(&message.tool_call_id, &mut part["functionResponse"]);
+                ("user", vec![part])
             }
             Role::User | Role::Unspecified => ("user", parts(&message.content)?),
         };
@@ -115,7 +155,7 @@ fn conversation(messages: &[Message]) -> Result<(String, Vec<Value>), Failure> {
     Ok((system.join("\n\n"), turns.into_iter().map(turn).collect()))
 }
 
-/// Gemini 3 wants the signature of the thought before a turn's first call; where nobody has kept it, this says so
+/// From Gemini 3 on, the model wants the signature of the thought before a turn's first call; where nobody has kept it, this says so
 /// (<https://ai.google.dev/gemini-api/docs/thought-signatures>).
 fn unsigned(turn: &mut Value) {
     let parts = turn["parts"].as_array_mut().into_iter().flatten();

@@ -299,9 +299,23 @@ fn add_parameters(body: &mut Map<String, Value>, parameters: &Parameters, is_cha
         if RESERVED.contains(&name.as_str()) {
             return Err(Failure::field("parameters.extra_json", format!("`{name}` has a field of its own")));
         }
-        body.insert(name, value);
+        // Chats have none.
+        if name != REASONING_SUMMARY {
+            body.insert(name, value);
+        }
     }
     Ok(())
+}
+
+/// The member of `extra_json` that says how what was thought shall be summed up, where the Responses API is asked.
+pub(super) const REASONING_SUMMARY: &str = "reasoning_summary";
+
+/// The schema of a tool's arguments; some servers want one where there are none.
+pub(super) fn schema_of(parameters_json: &str) -> Result<Value, Failure> {
+    match parameters_json {
+        "" | "{}" => Ok(json!({ "type": "object", "properties": {} })),
+        text => Ok(say::json_object("tools.parameters_json", text)?.into()),
+    }
 }
 
 /// Members that typed fields stand for.

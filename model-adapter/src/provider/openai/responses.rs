@@ -354,3 +354,38 @@ impl TakeEvent for Events {
         self.done
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::provider::StreamDecoder as _;
+
+    /// The last event tells all of it again, with how likely each token was.
+    #[test]
+    fn a_last_event_larger_than_any_other_is_no_fault() {
+        let likely = json!({ "token": "x".repeat(40), "logprob": -0.5, "bytes": vec![120; 40], "top_logprobs": [] });
+        let part = json!({ "type": "output_text", "text": "ok", "logprobs": vec![likely; 5000] });
+        let response = json!({ "status": "completed", "output": [{ "type": "message", "content": [part] }] });
+        let last = json!({ "type": "response.completed", "response": response }).to_string();
+        assert!(last.len() > sse::MAX_EVENT_BYTES && last.len() < MAX_EVENT_BYTES);
+        let (mut decoder, mut out) = (stream(), Vec::new());
+        decoder.feed(format!("data: {last}\n\n").as_bytes(), &mut out).unwrap();
+        assert!(decoder.is_done() && out.len() == 3, "{out:?}");
+    }
+
+    #[test]
+    fn endless_items_and_calls_are_refused() {
+        let begun = |kind: &str, from: usize, to: usize| {
+            let (mut events, mut out) = (Events::default(), Vec::new());
+            (from..to).try_for_each(|at| {
+                let data =
+                    json!({ "type": "response.output_item.added", "output_index": at, "item": { "type": kind } });
+                events.take(&sse::Event { name: String::new(), data: data.to_string() }, &mut out)
+            })
+        };
+        assert!(begun("web_search_call", 0, MAX_ITEMS).is_ok() && begun("web_search_call", 0, MAX_ITEMS + 1).is_err());
+        assert!(begun("function_call", 7, 7 + MAX_PARTS).is_ok() && begun("function_call", 0, MAX_PARTS + 1).is_err());
+    }
+}

@@ -9,9 +9,12 @@ use postern_proto::completion::v1::{
 use postern_proto::model::v1::ChatPrompt;
 use serde_json::{Map, Value, json};
 
-use super::request::RESERVED;
+use super::request::{REASONING_SUMMARY, RESERVED, schema_of};
 use super::{Api, SIGNER, Target};
 use crate::provider::say::{self, Dropped, Picture};
+
+/// The least bound of an answer that the API takes, in tokens.
+const LEAST_MAX_TOKENS: u32 = 16;
 
 pub(super) fn body(
     target: &Target<'_>,
@@ -110,7 +113,7 @@ fn part(part: &ContentPart, kind: &str) -> Result<Value, Failure> {
 
 fn tool(tool: &Tool) -> Result<Value, Failure> {
     let Tool { name, description, parameters_json, strict, cache: _ } = tool;
-    let parameters = say::json_object("tools.parameters_json", parameters_json)?;
+    let parameters = schema_of(parameters_json)?;
     // Strict is this API's default, and not that of the others.
     let mut value =
         json!({ "type": "function", "name": name, "parameters": parameters, "strict": strict.unwrap_or(false) });
@@ -181,8 +184,11 @@ fn add_parameters(
         dropped.parameter(name, is_set);
     }
     let has_tools = body.contains_key("tools");
+    if max_tokens.is_some_and(|most| most < LEAST_MAX_TOKENS) {
+        dropped.warnings.push(format!("`max_tokens` was raised to {LEAST_MAX_TOKENS}, the least that this API takes"));
+    }
     let mut add = |name: &str, value: Option<Value>| value.map(|value| body.insert(name.to_owned(), value));
-    add("max_output_tokens", max_tokens.map(Value::from));
+    add("max_output_tokens", max_tokens.map(|most| most.max(LEAST_MAX_TOKENS).into()));
     add("temperature", temperature.map(Value::from));
     add("top_p", top_p.map(Value::from));
     add("user", user.clone().map(Value::from));
@@ -205,6 +211,10 @@ fn add_parameters(
         "metadata",
     ];
     for (name, value) in say::json_object("parameters.extra_json", extra_json)? {
+        if name == REASONING_SUMMARY {
+            body.entry("reasoning").or_insert_with(|| json!({}))["summary"] = value;
+            continue;
+        }
         // Of chats; this API has it beside the form.
         if name == "verbosity" {
             let text = body.entry("text").or_insert_with(|| json!({}));
