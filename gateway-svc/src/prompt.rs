@@ -1,6 +1,7 @@
 //! Prompts: what a model of a family is shown for a task.
 
 pub mod clean;
+mod control;
 mod fim;
 mod store;
 mod trim;
@@ -79,7 +80,12 @@ pub fn build(
         Task::Raw(text) => Ok(Prompt::of(raw(text.clone()), parameters)),
         Task::Code { prefix, suffix, file_path, files } => {
             let suffix = suffix.as_deref().unwrap_or_default();
-            let code = trim::trim((prefix, suffix), files, model.context_length, parameters.max_tokens);
+            // No file forges a border, whichever way its code goes.
+            let plain = |text: &str| control::neutralised(&model.family, text).into_owned();
+            let (prefix, suffix) = (plain(prefix), plain(suffix));
+            let plain_file = |file: &SourceFile| SourceFile { path: plain(&file.path), text: plain(&file.text) };
+            let files: Vec<_> = files.iter().map(plain_file).collect();
+            let code = trim::trim((&prefix, &suffix), &files, model.context_length, parameters.max_tokens);
             let template = registry.pick(Feature::CodeCompletion, &model.family, pinned);
             let mut prompt = code_prompt(&code, file_path, model, parameters, template)?;
             if code.was_trimmed {
@@ -94,7 +100,9 @@ pub fn build(
                 let message = format!("there is no prompt of the feature `{feature}`{wanted} for this model's family");
                 Failure::new(Reason::PromptNotFound, message)
             })?;
-            let mut prompt = run(template, variables, &model.family, parameters)?;
+            let plain = |text: &String| control::neutralised(&model.family, text).into_owned();
+            let given = variables.iter().map(|(name, text)| (name.clone(), plain(text))).collect();
+            let mut prompt = run(template, &given, &model.family, parameters)?;
             if *feature == Feature::CodeGeneration {
                 // It is to stand in a file: without a fence, and without what stands after it already.
                 prompt.clean(variables.get("after").map_or("", String::as_str), true);
@@ -170,12 +178,7 @@ fn code_prompt(
             (run(template, &given, &model.family, parameters)?, true)
         }
         CodeMode::Server => {
-            // The server may put them into a layout as plain text.
-            let (text, suffix) = match fim::layout(&model.family) {
-                Some(layout) => (layout.neutralised(prefix).into_owned(), layout.neutralised(suffix).into_owned()),
-                None => (prefix.to_owned(), suffix.to_owned()),
-            };
-            let suffix = Some(suffix);
+            let (text, suffix) = (prefix.to_owned(), Some(suffix.to_owned()));
             let prompt = generation::Prompt::Raw(RawPrompt { text, suffix, files: files.to_vec() });
             (Prompt::of(prompt, parameters), false)
         }
@@ -288,6 +291,30 @@ mod tests {
         }
         assert_eq!(built.template, "code_completion/base/1.0.0");
         assert!(built.cleaner.is_some() && built.parameters.max_tokens.is_some());
+    }
+
+    /// Whichever way the code goes to the model.
+    #[test]
+    fn no_code_forges_a_control_token_of_its_models_family() {
+        const TOKEN: &str = "<|im_end|>";
+        let forged = || format!("x{TOKEN}");
+        for code in [CodeMode::Layout, CodeMode::Server, CodeMode::Chat] {
+            for family in ["qwen3", "qwen2.5-coder", "general"] {
+                let file = SourceFile { path: forged(), text: forged() };
+                let task = Task::Code {
+                    prefix: forged(),
+                    suffix: Some(forged()),
+                    file_path: "a.rs".to_owned(),
+                    files: vec![file],
+                };
+                let shown = format!("{:?}", build_for(code, family, &task).unwrap().prompt);
+                assert!(!shown.contains(TOKEN) && shown.contains("x< |im_end|>"), "{family}: {shown}");
+            }
+        }
+        let variables = [("code".to_owned(), forged())].into();
+        let task = Task::Run { feature: Feature::ExplainCode, variables, version: None };
+        let shown = format!("{:?}", build_for(CodeMode::Chat, "qwen3", &task).unwrap().prompt);
+        assert!(!shown.contains(TOKEN) && shown.contains("x< |im_end|>"), "{shown}");
     }
 
     #[test]

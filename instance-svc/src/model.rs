@@ -328,6 +328,10 @@ fn check_url(text: &str) -> Result<String, Failure> {
     if url.query().is_some() {
         return Err(wrong("the URL has a query"));
     }
+    let port = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
+    if !port.is_empty() && authority.port_u16().is_none_or(|port| port == 0) {
+        return Err(wrong("the URL's port is none"));
+    }
     Ok(text.trim_end_matches('/').to_owned())
 }
 
@@ -387,6 +391,10 @@ mod tests {
             (pb::Model { identifier: "a b".to_owned(), ..sample() }, "model.identifier"),
             (pb::Model { endpoints: vec![], ..sample() }, "model.endpoints"),
             (url("ftp://x/"), "model.endpoints.url"),
+            (url("http://x:99999/v1"), "model.endpoints.url"),
+            (url("http://x:0/v1"), "model.endpoints.url"),
+            (url("http://x:/v1"), "model.endpoints.url"),
+            (url("http://[::1]:70000/v1"), "model.endpoints.url"),
             (url("http://"), "model.endpoints.url"),
             (url("127.0.0.1:80"), "model.endpoints.url"),
             (url("http://user:pass@x/"), "model.endpoints.url"),

@@ -69,7 +69,7 @@ pub struct Registry {
     changing: Mutex<()>,
 }
 
-const MAX_BOUND_MODELS: usize = 16;
+const MAX_BOUND_MODELS: usize = 256;
 
 impl Registry {
     /// A registry over these parts.

@@ -137,23 +137,29 @@ impl Relay {
     async fn gateway_of(&self, features: &[Feature]) -> Result<(Kind, String, String), Failure> {
         let members = self.store.principals().await?;
         let reached = |member: PrincipalRecord| Some((member.kind, member.audience?, member.address?));
-        if let [feature] = features {
-            let bindings = crate::registry::bindings(&*self.store).await?;
-            if let Some(BoundTo::Managed(name)) = bindings.get(feature).map(|binding| &binding.to) {
-                let bound = |member: &PrincipalRecord| member.kind == Kind::ManagedGateway && member.name == *name;
-                return members.into_iter().find(bound).and_then(reached).ok_or_else(|| {
-                    let message =
-                        format!("the feature `{feature}` is bound to a gateway that is not in the fleet any more");
-                    Failure::new(Reason::GatewayUnavailable, message)
-                });
-            }
+        let bindings = crate::registry::bindings(&*self.store).await?;
+        if let [feature] = features
+            && let Some(BoundTo::Managed(name)) = bindings.get(feature).map(|binding| &binding.to)
+        {
+            let bound = |member: &PrincipalRecord| member.kind == Kind::ManagedGateway && member.name == *name;
+            return members.into_iter().find(bound).and_then(reached).ok_or_else(|| {
+                let message =
+                    format!("the feature `{feature}` is bound to a gateway that is not in the fleet any more");
+                Failure::new(Reason::GatewayUnavailable, message)
+            });
         }
-        members.into_iter().filter(|member| member.kind == Kind::Gateway).find_map(reached).ok_or_else(|| {
-            Failure::new(
-                Reason::GatewayUnavailable,
-                "no gateway of this instance has an address; add one with `postern fleet add gateway --address`",
-            )
-        })
+        if let Some(gateway) = members.into_iter().filter(|member| member.kind == Kind::Gateway).find_map(reached) {
+            return Ok(gateway);
+        }
+        // Where there is no gateway to say it, a feature that is off is still off.
+        if let [feature] = features
+            && !bindings.contains_key(feature)
+        {
+            let message = format!("the feature `{feature}` is bound to no model; an administrator can bind it");
+            return Err(Failure::new(Reason::FeatureUnbound, message));
+        }
+        let message = "no gateway of this instance has an address; add one with `postern fleet add gateway --address`";
+        Err(Failure::new(Reason::GatewayUnavailable, message))
     }
 
     /// A token for whom this credential is. The credential is looked up each time; the token serves again while nothing that it says,

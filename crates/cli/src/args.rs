@@ -466,6 +466,18 @@ pub struct ModelSettings {
     /// Thinking is steered by an effort and not by a budget of tokens (Anthropic).
     #[arg(long)]
     pub adaptive_thinking: bool,
+    /// Seconds to wait for a connection. Default: 5.
+    #[arg(long, value_name = "SECONDS")]
+    pub connect_timeout: Option<f64>,
+    /// Seconds to wait for the first content, over all attempts. Default: 60.
+    #[arg(long, value_name = "SECONDS")]
+    pub first_content_timeout: Option<f64>,
+    /// Seconds to wait between contents. Default: 60.
+    #[arg(long, value_name = "SECONDS")]
+    pub idle_timeout: Option<f64>,
+    /// Seconds that a whole answer may take. Default: 600.
+    #[arg(long, value_name = "SECONDS")]
+    pub total_timeout: Option<f64>,
     /// A parameter that the model refuses, such as stop, in place of those that are known; it is dropped. May be given several times.
     #[arg(long, value_name = "NAME")]
     pub refuses: Vec<String>,

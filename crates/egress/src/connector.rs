@@ -225,7 +225,12 @@ fn host_and_port(uri: &Uri) -> Result<(&str, u16), ConnectError> {
         Some("https") => 443,
         _ => return Err(ConnectError::NoHost),
     };
-    let host = uri.host().filter(|host| !host.is_empty()).ok_or(ConnectError::NoHost)?;
+    let authority = uri.authority().ok_or(ConnectError::NoHost)?;
+    let host = Some(authority.host()).filter(|host| !host.is_empty()).ok_or(ConnectError::NoHost)?;
+    // A port that is none must not become another.
+    if authority.port_u16().is_none() && authority.as_str().rsplit('@').next() != Some(host) {
+        return Err(ConnectError::NoHost);
+    }
     let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
     Ok((host, uri.port_u16().unwrap_or(default_port)))
 }
@@ -448,7 +453,7 @@ mod tests {
 
     #[tokio::test]
     async fn urls_without_a_host_or_of_another_scheme_are_refused() {
-        for uri in ["/v1/models", "ftp://127.0.0.1/", "127.0.0.1:80"] {
+        for uri in ["/v1/models", "ftp://127.0.0.1/", "127.0.0.1:80", "http://127.0.0.1:99999/", "http://127.0.0.1:/"] {
             let result = connector(&["127.0.0.0/8"]).connect(&uri.parse().unwrap()).await;
             assert!(matches!(result, Err(ConnectError::NoHost)), "{uri}: {result:?}");
         }

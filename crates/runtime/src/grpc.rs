@@ -166,12 +166,12 @@ pub fn timeout_of(headers: &HeaderMap) -> Option<Duration> {
 #[must_use]
 pub fn refuse(failure: Failure) -> Status {
     // A model server's own words may repeat what it was asked: they are for the caller, not for the log.
-    let message = if failure.blame.is_some() { "" } else { failure.message.as_str() };
+    let told = if failure.blame.is_some() { "" } else { failure.message.as_str() };
     let reason = failure.reason.name();
     let detail = failure.detail.as_deref();
     match failure.reason {
-        Reason::Internal | Reason::StoreUnavailable => tracing::error!(reason, message, detail, "request failed"),
-        _ => tracing::info!(reason, message, detail, "request refused"),
+        Reason::Internal | Reason::StoreUnavailable => tracing::error!(reason, told, detail, "request failed"),
+        _ => tracing::info!(reason, told, detail, "request refused"),
     }
     failure.into()
 }

@@ -1,7 +1,10 @@
 //! The ops port: `/livez`, `/readyz`, `/metrics` and `grpc.health.v1`, for the cluster's own use. It changes nothing.
 
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::sync::OnceLock;
@@ -35,8 +38,18 @@ pub fn serve(listener: TcpListener, readiness: &Readiness, health: &ProcessHealt
         .into_axum_router()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz).with_state(readiness.clone()))
-        .route("/metrics", get(move || async move { metrics.render() }));
+        .route("/metrics", get(move || async move { metrics.render() }))
+        .fallback(nothing_here);
     crate::http::serve("ops", listener, crate::accept::Demands::default(), router, lifecycle);
+}
+
+/// A probe with a wrong path must not look healthy; a call of gRPC gets that protocol's own answer.
+async fn nothing_here(headers: HeaderMap) -> Response {
+    let is_grpc = headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    match is_grpc {
+        true => tonic::Status::unimplemented("").into_http::<Body>(),
+        false => (StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n").into_response(),
+    }
 }
 
 async fn readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {

@@ -1,7 +1,4 @@
-//! Fill-in-the-middle: the raw layout that a family was trained on, sent to a completions endpoint as it is. Control tokens
-//! in the user's own code are neutralised, so that no file can forge a border between prefix and suffix.
-
-use std::borrow::Cow;
+//! Fill-in-the-middle: the raw layout that a family was trained on, sent to a completions endpoint as it is.
 
 use postern_proto::completion::v1::SourceFile;
 
@@ -17,7 +14,7 @@ pub(super) struct Layout {
     /// What begins a file of the project, where related files have a place.
     file: Option<&'static str>,
     /// Every control token of the family, those of the layout among them.
-    control: &'static [&'static str],
+    pub(super) control: &'static [&'static str],
 }
 
 /// The layouts, each from its model's card or the repository that published it. The first whose beginning fits is taken.
@@ -143,22 +140,26 @@ pub(super) fn layout(family: &str) -> Option<&'static Layout> {
     LAYOUTS.iter().find(|layout| layout.families.iter().any(|known| family.starts_with(known)))
 }
 
+/// The control tokens of all layouts.
+pub(super) fn all_tokens() -> impl Iterator<Item = &'static &'static str> {
+    LAYOUTS.iter().flat_map(|layout| layout.control)
+}
+
 impl Layout {
     /// Whether related files have a place.
     pub(super) const fn takes_files(&self) -> bool {
         self.file.is_some()
     }
 
-    /// The prompt.
+    /// The prompt, of texts that have no control tokens.
     pub(super) fn render(&self, files: &[SourceFile], prefix: &str, suffix: &str) -> String {
         let mut text = String::new();
         for file in self.file.iter().flat_map(|border| files.iter().map(move |file| (border, file))) {
             let (border, SourceFile { path, text: shown }) = file;
-            text.extend([border, &*self.neutralised(path), "\n", &*self.neutralised(shown), "\n"]);
+            text.extend([*border, path, "\n", shown, "\n"]);
         }
-        let (prefix, suffix) = (self.neutralised(prefix), self.neutralised(suffix));
         let [first, second, last] = self.borders;
-        let (one, two) = if self.suffix_first { (&suffix, &prefix) } else { (&prefix, &suffix) };
+        let (one, two) = if self.suffix_first { (suffix, prefix) } else { (prefix, suffix) };
         text.extend([first, one, second, two, last]);
         text
     }
@@ -167,23 +168,11 @@ impl Layout {
     pub(super) fn stops(&self) -> impl Iterator<Item = String> {
         self.control.iter().map(|token| (*token).to_owned())
     }
-
-    /// The text without control tokens: each is broken by a space after its first character, which the tokenizer then reads
-    /// as ordinary text.
-    pub(super) fn neutralised<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        let mut text = Cow::Borrowed(text);
-        for token in self.control {
-            if text.contains(token) {
-                let (first, rest) = token.split_at(token.chars().next().map_or(0, char::len_utf8));
-                text = Cow::Owned(text.replace(token, &format!("{first} {rest}")));
-            }
-        }
-        text
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::control::neutralised;
     use super::*;
     use proptest::prelude::*;
 
@@ -246,6 +235,8 @@ mod tests {
             let (prefix, suffix, shown) = (prefix.concat(), suffix.concat(), shown.concat());
             for layout in LAYOUTS {
                 let plain = layout.render(&[file("")], "", "");
+                let family = layout.families[0];
+                let [prefix, suffix, shown] = [&prefix, &suffix, &shown].map(|text| neutralised(family, text));
                 let rendered = layout.render(&[file(&shown)], &prefix, &suffix);
                 for token in layout.control {
                     let (found, own) = (rendered.matches(token).count(), plain.matches(token).count());
@@ -258,7 +249,8 @@ mod tests {
         fn ordinary_code_is_left_alone(text in "[a-z <>|_\n(){}]{0,80}") {
             for layout in LAYOUTS {
                 prop_assume!(!layout.control.iter().any(|token| text.contains(token)));
-                prop_assert_eq!(layout.neutralised(&text), text.as_str());
+                prop_assume!(!text.contains("<s>"));
+                prop_assert_eq!(neutralised(layout.families[0], &text), text.as_str());
             }
         }
     }

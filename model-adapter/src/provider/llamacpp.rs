@@ -1,12 +1,13 @@
 //! llama.cpp's server (<https://github.com/ggml-org/llama.cpp/tree/master/tools/server>): OpenAI's API below `/v1`; its own `/completion`,
 //! and `/infill`, where the server fills in the middle in its model's own layout.
 
+use http::StatusCode;
 use http::header::AUTHORIZATION;
-use postern_proto::Failure;
 use postern_proto::completion::v1::{
     Completion, CompletionEvent, FinishReason, Parameters, SourceFile, TokenLogprob, Usage, UsageProvenance,
 };
 use postern_proto::model::v1::{EmbedRequest, Generation, RawPrompt, generation};
+use postern_proto::{Blame, Failure};
 use serde_json::{Map, Value, json};
 
 use super::emit::{self, EventStream, TakeEvent, invalid, truncated};
@@ -66,6 +67,17 @@ impl Provider for LlamaCpp {
         let (path, headers) =
             (format!("/v1{}", counting.path), say::headers(AUTHORIZATION, "Bearer ", target.api_key)?);
         Ok(Some(Call { path, headers, ..counting }))
+    }
+
+    fn read_error(&self, status: StatusCode, body: &[u8]) -> Failure {
+        let failure = LLAMACPP.read_error(status, body);
+        if !failure.message.contains("Infill is not supported") {
+            return failure;
+        }
+        // Not the caller's fault, and nothing that another try would mend.
+        let message = "the model fills in no middle; an administrator can have its code completed by what is before the cursor \
+                       (`postern model update NAME --code layout`) or by asking (`--code chat`)";
+        Failure { message: message.to_owned(), ..failure }.with_blame(Blame::Adapter)
     }
 
     fn list_models(&self, target: &Target<'_>) -> Result<Option<Call>, Failure> {

@@ -506,7 +506,7 @@ pub mod feature {
     /// Models of this instance.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct SelfHosted {
-        /// Registered models in order of preference. Required, at least one, at most 16.
+        /// Registered models in order of preference. Required, at least one, at most 256.
         #[prost(string, repeated, tag = "1")]
         pub models: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     }

@@ -260,6 +260,19 @@ fn with_settings(mut model: pb::Model, settings: ModelSettings) -> Result<pb::Mo
     let limits = model.limits.get_or_insert_default();
     put(&mut limits.context_length, settings.context_length);
     put(&mut limits.max_concurrency, settings.max_concurrency);
+    let timers = model.timers.get_or_insert_default();
+    for (place, given) in [
+        (&mut timers.connect, settings.connect_timeout),
+        (&mut timers.first_content, settings.first_content_timeout),
+        (&mut timers.idle, settings.idle_timeout),
+        (&mut timers.total, settings.total_timeout),
+    ] {
+        if let Some(given) = given {
+            let given =
+                Duration::try_from_secs_f64(given).map_err(|error| Problem::new(format!("{given} s: {error}")))?;
+            *place = prost_types::Duration::try_from(given).ok();
+        }
+    }
     if !settings.header.is_empty() {
         let header = |text: &String| {
             let (name, value) = text.split_once(':').ok_or_else(|| {
@@ -312,6 +325,17 @@ fn capabilities(said: Option<&pb::Capabilities>) -> Value {
         .into()
 }
 
+/// How long to wait, in seconds.
+fn timers(model: &pb::Model) -> Value {
+    let pb::Timers { connect, first_content, idle, total } = model.timers.unwrap_or_default();
+    let seconds =
+        |given: Option<prost_types::Duration>| Duration::try_from(given?).ok().map(|given| given.as_secs_f64());
+    json!({
+        "connect_s": seconds(connect), "first_content_s": seconds(first_content),
+        "idle_s": seconds(idle), "total_s": seconds(total),
+    })
+}
+
 fn view(model: &pb::Model) -> Value {
     let limits = model.limits.unwrap_or_default();
     json!({
@@ -321,6 +345,7 @@ fn view(model: &pb::Model) -> Value {
         "groups": model.groups, "adapter_group": model.adapter_group, "credential": credential_name(model), "version": model.version,
         "capabilities": capabilities(model.capabilities.as_ref()), "has_own_ca": !model.ca_pem.is_empty(),
         "headers": model.headers.iter().map(|header| json!({ "name": header.name, "value": header.value })).collect::<Value>(),
+        "timers": timers(model),
         "context_length": limits.context_length, "max_concurrency": limits.max_concurrency,
         "created_at": time(model.create_time), "updated_at": time(model.update_time),
     })
