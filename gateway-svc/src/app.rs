@@ -196,6 +196,7 @@ fn pipeline(
         adapters: Adapters(Arc::new(adapters)),
         admission: Admission::new(config.limits.max_in_flight),
         sessions: Sessions::default(),
+        ending: lifecycle.ending().clone(),
     })
 }
 

@@ -21,6 +21,7 @@ use postern_runtime::instance::RELAY_SCOPE;
 use postern_runtime::peer::{self, Peer};
 use postern_runtime::request_id::RequestId;
 use postern_token::{Form, Verified};
+use tokio_util::sync::CancellationToken;
 
 pub use admit::Admission;
 pub use count::Counted;
@@ -78,6 +79,8 @@ pub struct Pipeline {
     pub admission: Admission,
     /// Which request of an editing session is the newest.
     pub sessions: Sessions,
+    /// When the process stops, and its grace is over.
+    pub ending: CancellationToken,
 }
 
 impl Pipeline {
@@ -139,7 +142,13 @@ impl Pipeline {
         // Relay: the first attempt that brings content is the answer; its stream holds the place and the session, and ends when
         // the token is revoked.
         let standing = self.verifier.standing(verified);
-        relay::begin(self, attempts, relay::Held { _place: place, session, permit, standing }, &caller).await
+        relay::begin(
+            self,
+            attempts,
+            relay::Held { _place: place, session, permit, standing, ending: self.ending.clone() },
+            &caller,
+        )
+        .await
     }
 
     /// What a request would meet, without running it.

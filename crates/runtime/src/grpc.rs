@@ -17,6 +17,7 @@ use tonic::transport::{Channel, Endpoint, Server};
 
 use crate::accept::{Demands, accept};
 use crate::config::{ConfigError, PeerAddress};
+use crate::ending::EndingLayer;
 use crate::lifecycle::Lifecycle;
 use crate::request_id::{self, RequestId, RequestIdLayer};
 use crate::tls::{self, Tls};
@@ -71,6 +72,7 @@ pub fn serve<L>(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .layer(RequestIdLayer)
+        .layer(EndingLayer::new(lifecycle.ending().clone()))
         .layer(layer)
         .add_routes(routes);
     lifecycle.spawn_vital(name, async move {

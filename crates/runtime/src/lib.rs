@@ -5,6 +5,7 @@ pub mod accept;
 pub mod auth;
 pub mod clock;
 pub mod config;
+pub mod ending;
 pub mod grpc;
 pub mod guard;
 pub mod health;

@@ -1,5 +1,5 @@
 //! Start and stop. A process stops in three steps: it says that it is not ready; it closes its listeners and lets open
-//! streams end; it ends what is left. A second signal, or the end of the grace, goes straight to the last step.
+//! streams end; it ends what is left, which is told so first. A second signal goes straight to the last step, without a word.
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,10 +10,14 @@ use tokio_util::task::TaskTracker;
 use crate::config::DrainConfig;
 use crate::readiness::{Condition, Readiness};
 
-/// The tasks of a process and the two words that stop them.
+/// How long what is left has to tell its callers so.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// The tasks of a process and the words that stop them.
 #[derive(Debug, Clone)]
 pub struct Lifecycle {
     stopping: CancellationToken,
+    ending: CancellationToken,
     aborting: CancellationToken,
     failed: CancellationToken,
     tasks: TaskTracker,
@@ -37,6 +41,7 @@ impl Lifecycle {
     pub fn new(readiness: &Readiness) -> Self {
         Self {
             stopping: CancellationToken::new(),
+            ending: CancellationToken::new(),
             aborting: CancellationToken::new(),
             failed: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -48,6 +53,12 @@ impl Lifecycle {
     #[must_use]
     pub const fn stopping(&self) -> &CancellationToken {
         &self.stopping
+    }
+
+    /// Ends when the grace is over: what is still open tells its caller, and ends.
+    #[must_use]
+    pub const fn ending(&self) -> &CancellationToken {
+        &self.ending
     }
 
     /// Runs a task until it ends or the process aborts.
@@ -105,7 +116,13 @@ impl Lifecycle {
             tokio::time::sleep(Duration::from_secs(drain.notice_seconds)).await;
             self.stopping.cancel();
             self.tasks.close();
-            tokio::time::timeout(Duration::from_secs(drain.grace_seconds), self.tasks.wait()).await.is_ok()
+            let drained =
+                tokio::time::timeout(Duration::from_secs(drain.grace_seconds), self.tasks.wait()).await.is_ok();
+            if !drained {
+                self.ending.cancel();
+                let _ = tokio::time::timeout(LAST_WORD, self.tasks.wait()).await;
+            }
+            drained
         };
         let drained = tokio::select! {
             drained = graceful => drained,
@@ -158,6 +175,16 @@ mod tests {
     async fn a_task_that_does_not_is_aborted_after_the_grace() {
         let life = Lifecycle::new(&Readiness::default());
         life.spawn(std::future::pending());
+        let begun = tokio::time::Instant::now();
+        assert_eq!(life.stop(DRAIN, std::future::pending()).await, Stopped::Aborted);
+        assert_eq!(begun.elapsed(), Duration::from_secs(14));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_after_the_grace_has_a_last_word() {
+        let life = Lifecycle::new(&Readiness::default());
+        let ending = life.ending().clone();
+        life.spawn(async move { ending.cancelled().await });
         let begun = tokio::time::Instant::now();
         assert_eq!(life.stop(DRAIN, std::future::pending()).await, Stopped::Aborted);
         assert_eq!(begun.elapsed(), Duration::from_secs(13));

@@ -6,6 +6,7 @@ use postern_proto::completion::v1::Usage;
 use postern_proto::model::v1 as pb;
 use postern_proto::{Failure, Reason};
 use postern_runtime::Standing;
+use postern_runtime::ending::draining;
 use tokio::time::Instant;
 
 use super::authorise::Permit;
@@ -45,6 +46,7 @@ pub(super) async fn embed(
         let tried = tokio::select! {
             biased;
             revoked = standing.revoked() => Err(revoked),
+            () = pipeline.ending.cancelled() => Err(draining()),
             () = tokio::time::sleep_until(deadline.at) => Err(deadline.failure()),
             () = tokio::time::sleep_until(begun + model.timers.first_content) => Err(late(model.timers.first_content)),
             answered = one(pipeline, model, caller, ask) => answered,

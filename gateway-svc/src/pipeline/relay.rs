@@ -14,8 +14,10 @@ use postern_proto::completion::v1::completion_event::Event;
 use postern_proto::model::v1::Generation;
 use postern_proto::{Blame, Failure, Reason};
 use postern_runtime::Standing;
+use postern_runtime::ending::draining;
 use postern_runtime::request_id::RequestId;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::admit::Place;
 use super::authorise::Permit;
@@ -39,6 +41,8 @@ pub struct Held {
     pub permit: Permit,
     /// Its token's standing.
     pub standing: Standing,
+    /// When it is ended with the process.
+    pub ending: CancellationToken,
 }
 
 /// The end of the whole answer, and whose it is.
@@ -98,7 +102,8 @@ pub(super) fn goes_on(failure: &Failure) -> bool {
         failure.reason,
         Reason::FirstContentTimeout | Reason::DeadlineExceeded | Reason::Cancelled | Reason::TokenRevoked
     );
-    let elsewhere = matches!(failure.reason, Reason::AdapterUnavailable | Reason::ConcurrencyLimited);
+    let elsewhere =
+        matches!(failure.reason, Reason::AdapterUnavailable | Reason::ConcurrencyLimited | Reason::Draining);
     !over && (elsewhere || matches!(failure.blame, Some(Blame::Upstream | Blame::Adapter)))
 }
 
@@ -140,6 +145,7 @@ async fn one(
             let waited = model.timers.first_content.as_secs_f64();
             return Err(Failure::new(Reason::FirstContentTimeout, format!("the model sent no content within {waited} s")));
         }
+        () = held.ending.cancelled() => return Err(draining()),
         opened = opening => opened?,
     };
     if let Some(Event::Start(start)) = before.front_mut() {

@@ -1,6 +1,9 @@
 //! Health, readiness, and the way out.
 
+use http_body_util::BodyExt as _;
+use postern_proto::Reason;
 use postern_proto::gateway::v1 as pb;
+use postern_proto::gateway::v1::completion_service_client::CompletionServiceClient;
 use postern_proto::health::v1::HealthListRequest;
 use postern_proto::health::v1::health_client::HealthClient;
 use postern_runtime::lifecycle::Stopped;
@@ -28,6 +31,8 @@ async fn every_process_tells_its_health_on_both_ports_without_a_credential() {
             let answer = get(&format!("http://{ops}{path}"), "").await;
             assert_eq!((answer.status.as_u16(), answer.text.trim()), (200, body), "{service} {path}");
         }
+        // A probe with a wrong path does not look healthy.
+        assert_eq!(get(&format!("http://{ops}/healthz"), "").await.status, 404, "{service}");
         assert_eq!(get(&format!("http://{ops}/metrics"), "").await.status, 200);
     }
 }
@@ -115,4 +120,47 @@ async fn a_stopping_gateway_lets_a_stream_end_and_takes_no_new_one() {
     assert!(tokio::net::TcpStream::connect(address).await.is_err(), "the port is closed");
     adapter.unwrap().stop().await;
     assert_eq!(instance.stop().await, Stopped::Drained);
+}
+
+/// Whichever process it is that stops, and through whichever door one came.
+#[tokio::test]
+async fn a_stream_that_outlives_the_grace_ends_with_a_status_and_not_with_a_broken_connection() {
+    for stopped in ["gateway", "adapter", "instance"] {
+        let model = FakeModel::playing([vec![sse_head(), chunk("first "), Act::Hang]]).await;
+        let stack = Stack::builder().model("demo", &model).grace(0).start().await;
+        let request = |bearer: &str| Stack::request(pb::StreamChatRequest { chat: Some(Stack::chat("hi")) }, bearer);
+        let mut direct = stack.completions().stream_chat(request(&stack.token().await)).await.unwrap().into_inner();
+        let mut relay = CompletionServiceClient::new(stack.at_instance());
+        let mut relayed = relay.stream_chat(request(&stack.user)).await.unwrap().into_inner();
+        let body = serde_json::json!({
+            "model": "demo", "stream": true, "messages": [{ "role": "user", "content": "hi" }],
+        });
+        let http = postern_tests::post_stream(&stack.http("/v1/chat/completions"), &stack.user, &body).await;
+        for events in [&mut direct, &mut relayed] {
+            assert!(soon("an event", events.message()).await.unwrap().is_some());
+        }
+        let Stack { instance, gateway, adapter, .. } = stack;
+        let outcome = match stopped {
+            "gateway" => gateway.stop().await,
+            "adapter" => adapter.unwrap().stop().await,
+            _ => instance.stop().await,
+        };
+        assert_eq!(outcome, Stopped::Aborted, "{stopped}");
+        let mut told = vec![&mut relayed];
+        if stopped != "instance" {
+            told.push(&mut direct);
+            let said = String::from_utf8(http.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+            assert!(said.contains("first ") && said.contains("draining"), "{stopped}: {said}");
+        }
+        for events in told {
+            let status = loop {
+                match soon("the end", events.message()).await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => panic!("{stopped}: it ended well"),
+                    Err(status) => break status,
+                }
+            };
+            assert_eq!(postern_tests::reason(&status), Reason::Draining, "{stopped}");
+        }
+    }
 }

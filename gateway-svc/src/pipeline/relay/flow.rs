@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::StreamExt as _;
 use postern_proto::completion::v1::{CompletionEvent, completion_event::Event};
 use postern_proto::{Blame, Failure, Reason};
+use postern_runtime::ending::draining;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -99,6 +100,7 @@ impl Flow {
             () = self.held.session.replaced().cancelled() => return Err(replaced()),
             revoked = self.held.standing.revoked() => return Err(revoked),
             () = tokio::time::sleep_until(self.ends.at) => return Err(self.ends.failure()),
+            () = self.held.ending.cancelled() => return Err(draining()),
             () = tokio::time::sleep_until(idle) => {
                 let waited = self.timers.idle.as_secs_f64();
                 let message = format!("the model sent no content for {waited} s");
@@ -121,6 +123,7 @@ impl Flow {
             () = self.held.session.replaced().cancelled() => Err(replaced()),
             revoked = self.held.standing.revoked() => Err(revoked),
             () = tokio::time::sleep_until(self.ends.at) => Err(self.ends.failure()),
+            () = self.held.ending.cancelled() => Err(draining()),
             () = tokio::time::sleep(self.timers.idle) => {
                 let waited = self.timers.idle.as_secs_f64();
                 Err(Failure::new(Reason::CallerStalled, format!("the caller read nothing for {waited} s")))

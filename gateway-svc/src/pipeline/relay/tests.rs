@@ -169,6 +169,7 @@ impl Bench {
             adapters: Adapters(Arc::new(adapters)),
             admission: Admission::new(10),
             sessions: Sessions::default(),
+            ending: Default::default(),
         };
         Self { adapter, pipeline, token }
     }
@@ -189,7 +190,8 @@ impl Bench {
         let place = self.pipeline.admission.admit(&permit)?;
         let session = self.pipeline.sessions.enter(&permit, None);
         let standing = self.pipeline.verifier.standing(self.pipeline.verifier.verify(&self.token, None)?);
-        let held = Held { _place: place, session, permit, standing };
+        let ending = self.pipeline.ending.clone();
+        let held = Held { _place: place, session, permit, standing, ending };
         let headers = HeaderMap::new();
         let caller = Caller {
             headers: &headers,
