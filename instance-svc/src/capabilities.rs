@@ -60,7 +60,7 @@ const NOTHING: Says = Says {
 };
 
 /// The parameters that a model may be said to refuse.
-const PARAMETERS: [&str; 12] = [
+const PARAMETERS: [&str; 13] = [
     "temperature",
     "top_p",
     "top_k",
@@ -73,6 +73,7 @@ const PARAMETERS: [&str; 12] = [
     "parallel_tool_calls",
     "user",
     "max_tokens",
+    "tool_choice",
 ];
 const ANY: &[&str] = &[];
 const OPENAI_LIKE: &[&str] = &["openai", "azure_openai"];
@@ -196,6 +197,13 @@ const ROWS: &[Row] = &[
         ],
         says: Says { sampling: Some(false), adaptive_thinking: Some(true), ..NOTHING },
         why: "from Opus 4.7 on, Claude samples as it likes and thinks by effort",
+    },
+    Row {
+        providers: &["anthropic", "bedrock"],
+        families: ANY,
+        identifiers: &["claude-opus-5-5", "claude-sonnet-5-5", "claude-fable-5-1", "claude-mythos-5-1"],
+        says: Says { refused_parameters: &["tool_choice"], ..NOTHING },
+        why: "these take no demand for a call",
     },
     Row {
         providers: &["bedrock"],

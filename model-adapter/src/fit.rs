@@ -1,7 +1,7 @@
 //! What a model cannot do is dropped, put otherwise or refused by rule, before the request is written.
 
 use postern_proto::Failure;
-use postern_proto::completion::v1::{ContentPart, Message, Parameters, Role, content_part};
+use postern_proto::completion::v1::{ContentPart, Message, Parameters, Role, content_part, tool_choice};
 use postern_proto::instance::v1::Capabilities;
 use postern_proto::model::v1::{ChatPrompt, Generation, generation};
 
@@ -26,8 +26,16 @@ pub fn fit(known: &Capabilities, generation: &mut Generation) -> Result<Vec<Stri
     {
         drop_sampling(parameters, &mut warnings);
     }
-    if let (Some(refused), Some(parameters)) = (&known.refused_parameters, &mut generation.parameters) {
-        refused.names.iter().for_each(|name| drop_one(name, parameters, &mut warnings));
+    let refused = known.refused_parameters.as_ref().map(|refused| refused.names.as_slice()).unwrap_or_default();
+    if let Some(parameters) = &mut generation.parameters {
+        refused.iter().for_each(|name| drop_one(name, parameters, &mut warnings));
+    }
+    if let Some(generation::Prompt::Chat(chat)) = &mut generation.prompt
+        && refused.iter().any(|name| name == "tool_choice")
+        && demands_a_call(chat)
+    {
+        chat.tool_choice = None;
+        warnings.push("`tool_choice` was dropped: the model calls what it likes, or nothing".to_owned());
     }
     Ok(warnings)
 }
@@ -136,6 +144,14 @@ fn drop_sampling(parameters: &mut Parameters, warnings: &mut Vec<String>) {
     dropped("frequency_penalty", frequency_penalty.take().is_some_and(|value| value != 0.0));
 }
 
+fn demands_a_call(chat: &ChatPrompt) -> bool {
+    match chat.tool_choice.as_ref().and_then(|choice| choice.choice.as_ref()) {
+        Some(tool_choice::Choice::Name(_)) => true,
+        Some(tool_choice::Choice::Mode(mode)) => *mode == tool_choice::Mode::Required as i32,
+        None => false,
+    }
+}
+
 /// Drops the parameter of this name. A penalty of nothing, which is the default, is nobody's loss.
 fn drop_one(name: &str, parameters: &mut Parameters, warnings: &mut Vec<String>) {
     let penalty = |given: Option<f64>| given.is_some_and(|given| given != 0.0);
@@ -162,7 +178,7 @@ fn drop_one(name: &str, parameters: &mut Parameters, warnings: &mut Vec<String>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use postern_proto::completion::v1::{Image, ResponseFormat, Tool};
+    use postern_proto::completion::v1::{Image, ResponseFormat, Tool, ToolChoice};
     use postern_proto::instance::v1::ParameterNames;
 
     fn text(text: &str) -> ContentPart {
@@ -237,6 +253,29 @@ mod tests {
             ["`stop` was dropped: the model refuses it", "`frequency_penalty` was dropped: the model refuses it"];
         assert_eq!(warnings, expected);
         assert_eq!(asked.parameters, Some(Parameters { temperature: Some(0.2), ..Default::default() }));
+    }
+
+    #[test]
+    fn a_demanded_call_is_a_free_choice_where_the_model_takes_no_demand() {
+        let known = |names: &[&str]| Capabilities {
+            refused_parameters: Some(ParameterNames { names: names.iter().map(|name| (*name).to_owned()).collect() }),
+            ..Default::default()
+        };
+        let choice = |choice| Some(tool_choice::Choice::Mode(choice as i32));
+        for (choice, refused, dropped) in [
+            (choice(tool_choice::Mode::Required), true, true),
+            (Some(tool_choice::Choice::Name("f".to_owned())), true, true),
+            (choice(tool_choice::Mode::Auto), true, false),
+            (choice(tool_choice::Mode::None), true, false),
+            (choice(tool_choice::Mode::Required), false, false),
+        ] {
+            let chat = ChatPrompt { tool_choice: Some(ToolChoice { choice }), ..Default::default() };
+            let mut asked = generation(chat, Parameters::default());
+            let names: &[&str] = if refused { &["tool_choice"] } else { &[] };
+            assert_eq!(fit(&known(names), &mut asked).unwrap().len(), usize::from(dropped));
+            let Some(generation::Prompt::Chat(chat)) = asked.prompt else { panic!("a chat") };
+            assert_eq!(chat.tool_choice.is_none(), dropped);
+        }
     }
 
     #[test]

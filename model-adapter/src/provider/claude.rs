@@ -1,7 +1,7 @@
 //! How Claude is told to think, at Anthropic and on Bedrock alike (<https://docs.anthropic.com/en/docs/build-with-claude/extended-thinking>).
 
 use postern_proto::completion::v1::{Message, Parameters, Role, Thought};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::say::Dropped;
 
@@ -28,18 +28,25 @@ pub struct Thinking {
 pub fn thinking(parameters: &Parameters, max_tokens: u32, may_think: bool, is_adaptive: bool) -> Thinking {
     let Parameters { temperature, top_p, top_k, reasoning_effort, .. } = parameters;
     let Some(effort) = reasoning_effort else { return Thinking::default() };
+    // OpenAI's least.
+    let effort = if effort == "minimal" { "low" } else { effort.as_str() };
     // Thinking wants the sampling left alone.
     let is_plain = temperature.is_none_or(|given| given >= 1.0) && top_k.is_none() && top_p.is_none();
     if is_adaptive {
-        if !EFFORTS.contains(&effort.as_str()) {
+        if !EFFORTS.contains(&effort) {
             let warning =
                 (effort != "none").then_some("`reasoning_effort` was dropped: the model knows no such effort");
             return Thinking { warning, ..Thinking::default() };
         }
         let thinking = (may_think && is_plain).then(|| json!({ "type": "adaptive", "display": "summarized" }));
-        return Thinking { thinking, effort: Some(effort.clone()), warning: None };
+        return Thinking { thinking, effort: Some(effort.to_owned()), warning: None };
     }
-    let budget = BUDGETS.iter().find(|(name, _)| name == effort).map(|(_, budget)| *budget);
+    // These think when they are told to.
+    if effort == "none" {
+        return Thinking::default();
+    }
+    let effort = if matches!(effort, "xhigh" | "max") { "high" } else { effort };
+    let budget = BUDGETS.iter().find(|(name, _)| *name == effort).map(|(_, budget)| *budget);
     // What is left of the whole is for the answer.
     let budget = budget.map(|budget| budget.min(max_tokens / 4 * 3));
     match budget.filter(|budget| *budget >= LEAST_BUDGET && is_plain && may_think) {
@@ -54,6 +61,56 @@ pub fn thinking(parameters: &Parameters, max_tokens: u32, may_think: bool, is_ad
         }
     }
 }
+
+/// A schema as Claude takes it: objects have no members but those that they name, and the bounds that it does not know are told in words
+/// (<https://docs.anthropic.com/en/docs/build-with-claude/structured-outputs>).
+pub fn schema(mut schema: Value) -> Value {
+    match &mut schema {
+        Value::Object(members) => {
+            let untold: Vec<_> = UNTOLD.iter().filter_map(|name| Some((*name, members.remove(*name)?))).collect();
+            if !untold.is_empty() {
+                let told: Vec<_> = untold.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+                let before = members.get("description").and_then(Value::as_str).map(|text| format!("{text} "));
+                let description = format!("{}({})", before.unwrap_or_default(), told.join(", "));
+                members.insert("description".to_owned(), description.into());
+            }
+            if members.get("type").is_some_and(|kind| kind == "object") || members.contains_key("properties") {
+                members.insert("additionalProperties".to_owned(), false.into());
+            }
+            for (name, member) in members.iter_mut() {
+                // Names of properties are no keywords.
+                let is_named = matches!(name.as_str(), "properties" | "$defs" | "definitions");
+                let given = member.take();
+                *member = match given {
+                    Value::Object(named) if is_named => {
+                        named.into_iter().map(|(name, one)| (name, self::schema(one))).collect::<Map<_, _>>().into()
+                    }
+                    // Values are no schemas.
+                    value if matches!(name.as_str(), "enum" | "const" | "default" | "examples" | "required") => value,
+                    value => self::schema(value),
+                };
+            }
+        }
+        Value::Array(all) => all.iter_mut().for_each(|one| *one = self::schema(one.take())),
+        _ => {}
+    }
+    schema
+}
+
+/// The bounds that Claude does not know.
+const UNTOLD: [&str; 11] = [
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+    "minLength",
+    "maxLength",
+    "maxItems",
+    "uniqueItems",
+    "minProperties",
+    "maxProperties",
+];
 
 /// `temperature` and `top_p` as Claude takes them: up to 1, and one of the two.
 pub fn sampling(parameters: &Parameters, dropped: &mut Dropped<'_>) -> (Option<f64>, Option<f64>) {

@@ -36,6 +36,9 @@ fn status_of_words(words: &str) -> Option<u16> {
         "invalid_prompt" | "invalid_image" | "image_too_large" | "unsupported_image" => 400,
         "rate_limit_error" | "rate_limit_exceeded" | "insufficient_quota" => 429,
         "invalid_request_error" | "context_length_exceeded" | "exceed_context_size_error" => 400,
+        "billing_error" => 402,
+        "not_found_error" => 404,
+        "request_too_large" => 413,
         "authentication_error" | "permission_error" | "invalid_api_key" => 401,
         _ => return None,
     })
@@ -73,6 +76,13 @@ fn from_parts(status: u16, error: Option<&Value>) -> Failure {
         _ if matches!(status, 401 | 403) || status == 400 && is_bad_key(error) => {
             // The server's words may hold a part of the key, so they stay in the log.
             let message = "the model's server does not accept the configured credential; an administrator can renew it";
+            return Failure::new(Reason::ModelCredentialRejected, message)
+                .with_blame(Blame::Adapter)
+                .with_detail(format_args!("status {status}"));
+        }
+        // Anthropic says so under status 400 too.
+        _ if status == 402 || kind == "billing_error" || says.contains("credit balance is too low") => {
+            let message = "the account of the configured credential has no credit at the model's server; an administrator can see to it";
             return Failure::new(Reason::ModelCredentialRejected, message)
                 .with_blame(Blame::Adapter)
                 .with_detail(format_args!("status {status}"));
@@ -139,6 +149,13 @@ mod tests {
                 400,
                 r#"{"message":"The provided model identifier is invalid."}"#,
                 Reason::ModelMissingUpstream,
+                Blame::Adapter,
+            ),
+            (402, r#"{"error":{"type":"billing_error"}}"#, Reason::ModelCredentialRejected, Blame::Adapter),
+            (
+                400,
+                r#"{"error":{"type":"invalid_request_error","message":"Your credit balance is too low to access the Anthropic API."}}"#,
+                Reason::ModelCredentialRejected,
                 Blame::Adapter,
             ),
             (424, r#"{"message":"Model produced invalid sequence"}"#, Reason::ModelFailed, Blame::Upstream),

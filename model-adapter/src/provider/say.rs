@@ -26,6 +26,11 @@ pub fn headers(name: HeaderName, prefix: &str, key: Option<&SecretString>) -> Re
     Ok(headers)
 }
 
+/// The name of a call as those take it that allow letters, digits, `_` and `-` alone; a call and its result come out alike.
+pub fn plain_id(id: &str) -> String {
+    id.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') { c } else { '_' }).collect()
+}
+
 /// A name as one segment of a path.
 pub fn segment(name: &str) -> String {
     form_urlencoded::byte_serialize(name.as_bytes()).collect()

@@ -262,7 +262,6 @@ fn what_a_format_cannot_say_is_refused_or_said_to_be_dropped() {
         ("gemini", "/generationConfig/responseJsonSchema"),
         ("ollama", "/format"),
         ("cohere", "/response_format/json_schema"),
-        ("anthropic", "/output_config/format/schema"),
     ] {
         let (_, body) = call(provider, generation::Prompt::Chat(structured.clone()), Parameters::default()).unwrap();
         assert_eq!(body.pointer(place), Some(&self::schema()), "{provider}");

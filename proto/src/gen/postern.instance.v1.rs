@@ -1249,7 +1249,7 @@ pub struct Capabilities {
     #[prost(message, optional, tag = "11")]
     pub refused_parameters: ::core::option::Option<ParameterNames>,
 }
-/// Parameters of a completion by their names in postern.completion.v1.Parameters.
+/// Parameters of a completion by their names in postern.completion.v1.Parameters; tool_choice for a call that is demanded.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ParameterNames {
     /// The names, such as stop or presence_penalty; at most 16.

@@ -1,10 +1,12 @@
 //! What comes back: one message, or events that make one up. A streamed answer is complete with `message_stop` after a stop reason.
 
+use std::collections::BTreeMap;
+
 use postern_proto::Failure;
 use postern_proto::completion::v1::{
     Completion, CompletionEvent, FinishReason, Thought, ToolCall, ToolCallFragment, Usage, UsageProvenance,
 };
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{REDACTED, SIGNER};
 use crate::decode::sse;
@@ -29,6 +31,8 @@ struct Counts {
     output: Option<u64>,
     cache_read: Option<u64>,
     cache_written: Option<u64>,
+    /// Of the output, what was thought.
+    thought: Option<u64>,
 }
 
 impl Counts {
@@ -38,6 +42,7 @@ impl Counts {
         self.output = count("output_tokens").or(self.output);
         self.cache_read = count("cache_read_input_tokens").or(self.cache_read);
         self.cache_written = count("cache_creation_input_tokens").or(self.cache_written);
+        self.thought = said["output_tokens_details"]["thinking_tokens"].as_u64().or(self.thought);
     }
 
     fn usage(&self) -> Usage {
@@ -46,8 +51,8 @@ impl Counts {
             input_tokens: self.input.map(|input| input.saturating_add(cached)),
             output_tokens: self.output,
             cached_input_tokens: self.cache_read,
+            reasoning_tokens: self.thought,
             provenance: UsageProvenance::Reported as i32,
-            ..Usage::default()
         }
     }
 }
@@ -62,11 +67,16 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
     if text(&message, "type") == "error" || message["error"].is_object() {
         return Err(error::from_object(&message["error"]));
     }
-    let content = message["content"].as_array().ok_or_else(|| invalid("no content"))?;
+    let blocks = match &message["content"] {
+        Value::Array(blocks) => blocks.as_slice(),
+        // Of servers of this API that are not its maker's.
+        Value::String(_) | Value::Null if message["stop_reason"].is_string() => &[],
+        _ => return Err(invalid("no content")),
+    };
     let reason = message["stop_reason"].as_str().ok_or_else(truncated)?;
-    let (mut said, mut thought, mut calls) = (String::new(), String::new(), Vec::new());
+    let (mut said, mut thought, mut calls) = (text(&message, "content").to_owned(), String::new(), Vec::new());
     let mut thoughts = Vec::new();
-    for block in content {
+    for block in blocks {
         match text(block, "type") {
             "text" => said.push_str(text(block, "text")),
             "thinking" => {
@@ -100,6 +110,7 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
 fn arguments(input: &Value) -> String {
     match input {
         Value::Null => "{}".to_owned(),
+        Value::String(json) => json.clone(),
         input => input.to_string(),
     }
 }
@@ -111,13 +122,34 @@ enum Block {
     /// Thinking, and what has come of its signature.
     Thinking { signature: String },
     /// A tool call: its place among the calls, what it began with, and whether more has come.
-    Tool { index: u32, input: Map<String, Value>, has_more: bool },
+    Tool { index: u32, input: String, has_more: bool },
+}
+
+impl Block {
+    /// A call whose arguments came whole with its begin, or that has none, gets them now; a thought its signature.
+    fn end(self, out: &mut Vec<CompletionEvent>) {
+        match self {
+            Self::Tool { index, input: arguments_json, has_more: false } => {
+                emit::tool_call(out, 0, ToolCallFragment { index, arguments_json, ..ToolCallFragment::default() });
+            }
+            Self::Thinking { signature } if !signature.is_empty() => {
+                emit::signature(out, 0, say::signed_by(SIGNER, &signature));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The place of an event's block in the answer.
+fn place(said: &Value) -> Result<u64, Failure> {
+    said["index"].as_u64().ok_or_else(|| invalid("a block has no index"))
 }
 
 /// What has come so far.
 #[derive(Default)]
 pub(super) struct Events {
-    blocks: Vec<Option<Block>>,
+    /// By their place in the answer.
+    blocks: BTreeMap<u64, Block>,
     calls: u32,
     counts: Counts,
     reason: Option<FinishReason>,
@@ -126,13 +158,35 @@ pub(super) struct Events {
 
 impl TakeEvent for Events {
     fn take(&mut self, event: &sse::Event, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
-        let said: Value = serde_json::from_str(&event.data)
-            .map_err(|error| invalid(format_args!("an event is not JSON: {error}")))?;
-        match text(&said, "type") {
+        if event.name == "ping" || event.data.trim().is_empty() {
+            return Ok(());
+        }
+        let said: Result<Value, _> = serde_json::from_str(&event.data);
+        if event.name == "error" {
+            // Servers that stand before it may say it in words alone.
+            let said = said.unwrap_or_else(|_| event.data.as_str().into());
+            return Err(error::from_object(said.get("error").unwrap_or(&said)));
+        }
+        let is_known =
+            event.name.is_empty() || event.name.starts_with("message_") || event.name.starts_with("content_");
+        if said.is_err() && !is_known {
+            return Ok(());
+        }
+        let said = said.map_err(|error| invalid(format_args!("an event is not JSON: {error}")))?;
+        let kind = match text(&said, "type") {
+            "" if said["error"].is_object() => "error",
+            "" => event.name.as_str(),
+            kind => kind,
+        };
+        match kind {
             "message_start" => self.counts.take(&said["message"]["usage"]),
             "content_block_start" => self.begin(&said, out)?,
             "content_block_delta" => self.more(&said, out)?,
-            "content_block_stop" => self.stop(&said, out)?,
+            "content_block_stop" => {
+                if let Some(block) = self.blocks.remove(&place(&said)?) {
+                    block.end(out);
+                }
+            }
             "message_delta" => {
                 self.counts.take(&said["usage"]);
                 if let Some(reason) = said["delta"]["stop_reason"].as_str() {
@@ -141,6 +195,8 @@ impl TakeEvent for Events {
             }
             "message_stop" => {
                 let reason = self.reason.ok_or_else(truncated)?;
+                // Those that nobody stopped.
+                std::mem::take(&mut self.blocks).into_values().for_each(|block| block.end(out));
                 emit::end(out, Some(self.counts.usage()), &[reason]);
                 self.done = true;
             }
@@ -161,21 +217,14 @@ impl TakeEvent for Events {
 }
 
 impl Events {
-    fn block(&mut self, said: &Value) -> Result<&mut Option<Block>, Failure> {
-        let index = said["index"].as_u64().and_then(|index| usize::try_from(index).ok());
-        let index =
-            index.filter(|index| *index < MAX_PARTS).ok_or_else(|| invalid("a block's index is out of bounds"))?;
-        if self.blocks.len() <= index {
-            self.blocks.resize_with(index + 1, || None);
-        }
-        self.blocks.get_mut(index).ok_or_else(|| invalid("a block's index is out of bounds"))
-    }
-
     fn begin(&mut self, said: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
         let block = &said["content_block"];
         let begun = match text(block, "type") {
             "tool_use" => {
                 let index = self.calls;
+                if index as usize >= MAX_PARTS {
+                    return Err(invalid("too many tool calls"));
+                }
                 self.calls += 1;
                 let (id, name) = (text(block, "id").to_owned(), text(block, "name").to_owned());
                 emit::tool_call(
@@ -183,8 +232,7 @@ impl Events {
                     0,
                     ToolCallFragment { index, id, name, arguments_json: String::new(), ..ToolCallFragment::default() },
                 );
-                let input = block["input"].as_object().cloned().unwrap_or_default();
-                Block::Tool { index, input, has_more: false }
+                Block::Tool { index, input: arguments(&block["input"]), has_more: false }
             }
             "thinking" => {
                 emit::reasoning(out, 0, text(block, "thinking"));
@@ -201,7 +249,10 @@ impl Events {
                 Block::Plain
             }
         };
-        *self.block(said)? = Some(begun);
+        // What is passed over needs no place.
+        if !matches!(begun, Block::Plain) {
+            self.blocks.insert(place(said)?, begun);
+        }
         Ok(())
     }
 
@@ -212,7 +263,7 @@ impl Events {
             "thinking_delta" => emit::reasoning(out, 0, text(delta, "thinking")),
             "input_json_delta" => {
                 let json = text(delta, "partial_json");
-                if let Some(Block::Tool { index, has_more, .. }) = self.block(said)?
+                if let Some(Block::Tool { index, has_more, .. }) = self.blocks.get_mut(&place(said)?)
                     && !json.is_empty()
                 {
                     *has_more = true;
@@ -225,7 +276,7 @@ impl Events {
                 }
             }
             "signature_delta" => {
-                if let Some(Block::Thinking { signature }) = self.block(said)? {
+                if let Some(Block::Thinking { signature }) = self.blocks.get_mut(&place(said)?) {
                     signature.push_str(text(delta, "signature"));
                     if signature.len() > sse::MAX_EVENT_BYTES {
                         return Err(invalid("a signature is too large"));
@@ -233,21 +284,6 @@ impl Events {
                 }
             }
             // Citations, and deltas of later versions.
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// A call whose arguments came whole with its begin, or that has none, gets them now; a thought its signature.
-    fn stop(&mut self, said: &Value, out: &mut Vec<CompletionEvent>) -> Result<(), Failure> {
-        match self.block(said)?.take() {
-            Some(Block::Tool { index, input, has_more: false }) => {
-                let arguments_json = Value::Object(input).to_string();
-                emit::tool_call(out, 0, ToolCallFragment { index, arguments_json, ..ToolCallFragment::default() });
-            }
-            Some(Block::Thinking { signature }) if !signature.is_empty() => {
-                emit::signature(out, 0, say::signed_by(SIGNER, &signature));
-            }
             _ => {}
         }
         Ok(())

@@ -15,6 +15,8 @@ use crate::provider::say::{self, Dropped, Picture};
 
 /// The API demands a bound for the answer; this one where the caller gives none.
 const DEFAULT_MAX_TOKENS: u32 = 4096;
+/// The same for models that think as they like, which takes of it.
+const DEFAULT_THOUGHTFUL_MAX_TOKENS: u32 = 32_000;
 
 /// What is counted of a request (<https://docs.anthropic.com/en/api/messages-count-tokens>).
 const COUNTED: [&str; 6] = ["model", "messages", "system", "tools", "tool_choice", "thinking"];
@@ -39,7 +41,7 @@ pub(super) fn body(
     let mut dropped = Dropped::of("anthropic");
     let mut body = Map::new();
     if let Some((_, schema)) = say::schema(response_format.as_ref(), "anthropic")? {
-        let format = json!({ "type": "json_schema", "schema": schema });
+        let format = json!({ "type": "json_schema", "schema": claude::schema(schema) });
         body.insert("output_config".to_owned(), json!({ "format": format }));
     }
     body.insert("model".to_owned(), target.identifier.into());
@@ -99,9 +101,7 @@ fn conversation(messages: &[Message]) -> Result<(Vec<Value>, Vec<Value>), Failur
         let (side, blocks) = match say::role(message)? {
             Role::System => {
                 say::text_of(&message.content, "a system message")?;
-                let mut pieces = blocks(&message.content)?;
-                pieces.retain(|piece| piece["text"] != "");
-                system.extend(pieces);
+                system.extend(blocks(&message.content)?);
                 continue;
             }
             Role::Assistant => ("assistant", assistant(message)?),
@@ -133,13 +133,14 @@ fn blocks(parts: &[ContentPart]) -> Result<Vec<Value>, Failure> {
         }
         None => Err(Failure::field("messages.content", "has an empty part")),
     };
-    parts.iter().map(|part| Ok(marked(block(part)?, part.cache.as_ref()))).collect()
+    let blocks = parts.iter().map(|part| Ok(marked(block(part)?, part.cache.as_ref())));
+    // A text of nothing is refused, wherever it stands.
+    let says = |block: &Value| block["text"].as_str().is_none_or(|text| !text.trim().is_empty());
+    blocks.filter(|block: &Result<Value, Failure>| block.as_ref().map_or(true, says)).collect()
 }
 
 fn assistant(message: &Message) -> Result<Vec<Value>, Failure> {
-    let mut said = blocks(&message.content)?;
-    // An empty text, which goes with tool calls elsewhere, is refused here.
-    said.retain(|block| block["text"].as_str().is_none_or(|text| !text.trim().is_empty()));
+    let said = blocks(&message.content)?;
     // Thoughts come first, and alone they are no turn.
     let mut content: Vec<_> = message.thoughts.iter().filter_map(own_block).collect();
     if said.is_empty() && message.tool_calls.is_empty() {
@@ -148,7 +149,7 @@ fn assistant(message: &Message) -> Result<Vec<Value>, Failure> {
     content.extend(said);
     for call in &message.tool_calls {
         let input = say::json_object("messages.tool_calls.arguments_json", &call.arguments_json)?;
-        content.push(json!({ "type": "tool_use", "id": call.id, "name": call.name, "input": input }));
+        content.push(json!({ "type": "tool_use", "id": say::plain_id(&call.id), "name": call.name, "input": input }));
     }
     Ok(content)
 }
@@ -160,7 +161,8 @@ fn tool_result(message: &Message) -> Result<Value, Failure> {
     // A mark is the result's own.
     let mark = message.content.iter().rev().find_map(|part| part.cache.as_ref());
     let bare: Vec<_> = message.content.iter().map(|part| ContentPart { cache: None, ..part.clone() }).collect();
-    let result = json!({ "type": "tool_result", "tool_use_id": message.tool_call_id, "content": blocks(&bare)? });
+    let id = say::plain_id(&message.tool_call_id);
+    let result = json!({ "type": "tool_result", "tool_use_id": id, "content": blocks(&bare)? });
     Ok(marked(result, mark))
 }
 
@@ -225,7 +227,8 @@ fn add_parameters(
     }
     dropped.parameter("presence_penalty", presence_penalty.is_some());
     dropped.parameter("frequency_penalty", frequency_penalty.is_some());
-    let max_tokens = max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
+    let default = if is_adaptive { DEFAULT_THOUGHTFUL_MAX_TOKENS } else { DEFAULT_MAX_TOKENS };
+    let max_tokens = max_tokens.unwrap_or(default);
     body.insert("max_tokens".to_owned(), max_tokens.into());
     let (temperature, top_p) = claude::sampling(parameters, dropped);
     let mut add = |name: &str, value: Option<Value>| value.map(|value| body.insert(name.to_owned(), value));
@@ -235,7 +238,12 @@ fn add_parameters(
     // One of white space alone is refused.
     let stop: Vec<_> = stop.iter().filter(|text| !text.trim().is_empty()).cloned().collect();
     add("stop_sequences", (!stop.is_empty()).then(|| stop.into()));
-    add("metadata", user.as_ref().map(|user| json!({ "user_id": user })));
+    // An address of a person's is refused.
+    let user_id = user.as_ref().filter(|user| !user.contains('@'));
+    add("metadata", user_id.map(|user| json!({ "user_id": user })));
+    if user.is_some() && user_id.is_none() {
+        dropped.warnings.push("`user` was dropped: the provider anthropic takes no e-mail address".to_owned());
+    }
     let Thinking { thinking, effort, warning } = claude::thinking(parameters, max_tokens, may_think, is_adaptive);
     add("thinking", thinking);
     if let Some(effort) = effort {

@@ -27,9 +27,11 @@ pub(super) fn body(target: &Target<'_>, generation: &Generation) -> Result<(Byte
     let identifier = target.identifier;
     let keeps = Keeps::of(identifier);
     let mut body = Map::new();
-    if let Some((said, _)) = say::schema(response_format.as_ref(), "bedrock")? {
+    if let Some((said, given)) = say::schema(response_format.as_ref(), "bedrock")? {
         // The schema goes as text.
-        let mut schema = json!({ "name": said.name, "schema": said.schema_json });
+        let text =
+            if identifier.contains("claude") { claude::schema(given).to_string() } else { said.schema_json.clone() };
+        let mut schema = json!({ "name": said.name, "schema": text });
         if !said.description.is_empty() {
             schema["description"] = said.description.as_str().into();
         }
@@ -188,14 +190,14 @@ fn conversation(messages: &[Message], keeps: Keeps) -> Result<(Vec<Value>, Vec<V
                 let mut all: Vec<_> = thoughts.chain(said).collect();
                 for call in &message.tool_calls {
                     let input = say::json_object("messages.tool_calls.arguments_json", &call.arguments_json)?;
-                    all.push(json!({ "toolUse": { "toolUseId": call.id, "name": call.name, "input": input } }));
+                    all.push(json!({ "toolUse": { "toolUseId": say::plain_id(&call.id), "name": call.name, "input": input } }));
                 }
                 ("assistant", all)
             }
             Role::Tool => {
                 let (content, points): (Vec<_>, Vec<_>) =
                     blocks(&message.content, keeps)?.into_iter().partition(|block| block.get("cachePoint").is_none());
-                let result = json!({ "toolUseId": message.tool_call_id, "content": content });
+                let result = json!({ "toolUseId": say::plain_id(&message.tool_call_id), "content": content });
                 // A mark stands beside the result and not within.
                 let mut all = vec![json!({ "toolResult": result })];
                 all.extend(points.into_iter().next());

@@ -149,3 +149,69 @@ fn azures_models_that_think_are_asked_by_the_api_without_a_version() {
     assert_eq!(path(Some(false)), "/openai/v1/chat/completions");
     assert_eq!(path(None), "/openai/deployments/dep/chat/completions?api-version=2024-10-21");
 }
+
+#[test]
+fn claude_is_shown_schemas_as_it_takes_them() {
+    let given = json!({
+        "type": "object", "description": "An answer.", "minProperties": 1, "required": ["maximum"],
+        "properties": {
+            "maximum": { "type": "integer", "minimum": 1, "maximum": 9 },
+            "list": { "type": "array", "maxItems": 3, "items": { "type": "object", "properties": { "a": {} } } },
+            "kind": { "enum": [{ "type": "object" }] },
+        },
+        "additionalProperties": true,
+    });
+    let wanted = json!({
+        "type": "object", "description": "An answer. (minProperties: 1)", "required": ["maximum"],
+        "properties": {
+            "maximum": { "type": "integer", "description": "(minimum: 1, maximum: 9)" },
+            "list": {
+                "type": "array", "description": "(maxItems: 3)",
+                "items": { "type": "object", "properties": { "a": {} }, "additionalProperties": false },
+            },
+            "kind": { "enum": [{ "type": "object" }] },
+        },
+        "additionalProperties": false,
+    });
+    let schema = response_format::JsonSchema { schema_json: given.to_string(), ..Default::default() };
+    let format = Some(ResponseFormat { format: Some(response_format::Format::JsonSchema(schema)) });
+    let chat = ChatPrompt { response_format: format, ..plain() };
+    let (body, _) = told("anthropic", "claude-sonnet-4-5", chat.clone(), Parameters::default());
+    assert_eq!(body["output_config"]["format"]["schema"], wanted);
+    let (body, _) = told("bedrock", "eu.anthropic.claude-sonnet-4-5-v1:0", chat.clone(), Parameters::default());
+    let text = &body["outputConfig"]["textFormat"]["structure"]["jsonSchema"]["schema"];
+    assert_eq!(serde_json::from_str::<Value>(text.as_str().unwrap()).unwrap(), wanted);
+    // Others are shown what was given, to the letter.
+    let (body, _) = told("bedrock", "qwen.qwen3-32b-v1:0", chat, Parameters::default());
+    let text = &body["outputConfig"]["textFormat"]["structure"]["jsonSchema"]["schema"];
+    assert_eq!(text, &given.to_string());
+}
+
+#[test]
+fn claude_takes_no_empty_texts_no_odd_names_of_calls_and_no_address_of_a_persons() {
+    let mut chat = conversation();
+    chat.messages[0].content = vec![text(" \n")];
+    chat.messages[1].content.push(text(""));
+    chat.messages[2].tool_calls[0].id = "call_x|fc:1".to_owned();
+    chat.messages[3].tool_call_id = "call_x|fc:1".to_owned();
+    chat.messages[3].content = vec![text("")];
+    let user = Some("eve@example.com".to_owned());
+    let (body, warnings) = told("anthropic", "claude-sonnet-4-5", chat, Parameters { user, ..Default::default() });
+    assert_eq!((body.get("system"), body.get("metadata"), warnings.len()), (None, None, 1), "{warnings:?}");
+    let turns = &body["messages"];
+    assert_eq!(turns[0]["content"].as_array().unwrap().len(), 2);
+    assert_eq!(turns[1]["content"][0]["id"], "call_x_fc_1");
+    assert_eq!(turns[2]["content"][0], json!({ "type": "tool_result", "tool_use_id": "call_x_fc_1", "content": [] }));
+}
+
+#[test]
+fn claude_thinks_at_the_nearest_effort_that_it_knows() {
+    let thinking = |level: &str| {
+        let (body, warnings) =
+            told("anthropic", "claude-sonnet-4-5", plain(), Parameters { max_tokens: Some(64_000), ..effort(level) });
+        (body["thinking"]["budget_tokens"].as_u64(), warnings.len())
+    };
+    assert_eq!((thinking("minimal"), thinking("low")), ((Some(2048), 0), (Some(2048), 0)));
+    assert_eq!((thinking("high"), thinking("max")), ((Some(16_384), 0), (Some(16_384), 0)));
+    assert_eq!((thinking("none"), thinking("odd")), ((None, 0), (None, 1)));
+}
