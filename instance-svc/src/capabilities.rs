@@ -254,6 +254,41 @@ const ROWS: &[Row] = &[
         why: "these do not think",
     },
     Row {
+        providers: OPENAI_LIKE,
+        families: ANY,
+        identifiers: &["o1", "o3", "o4"],
+        says: Says { refused_parameters: &["parallel_tool_calls"], ..NOTHING },
+        why: "they call as they like",
+    },
+    Row {
+        providers: OPENAI_LIKE,
+        families: ANY,
+        identifiers: &[
+            "gpt-4o-search-preview",
+            "gpt-4o-mini-search-preview",
+            "kimi-k2.5",
+            "kimi-k2.6",
+            "kimi-k2.7",
+            "kimi-k3",
+        ],
+        says: Says { sampling: Some(false), ..NOTHING },
+        why: "their sampling is fixed",
+    },
+    Row {
+        providers: OPENAI_LIKE,
+        families: ANY,
+        identifiers: &["grok-3-mini", "grok-4"],
+        says: Says { refused_parameters: &["presence_penalty", "frequency_penalty", "stop"], ..NOTHING },
+        why: "xAI's reasoning models take none of these",
+    },
+    Row {
+        providers: &["openai"],
+        families: ANY,
+        identifiers: &["deepseek-reasoner", "deepseek-v4"],
+        says: Says { refused_parameters: &["tool_choice"], ..NOTHING },
+        why: "while they think, which they do by themselves, they take no demand for a call",
+    },
+    Row {
         providers: &["gemini"],
         families: ANY,
         identifiers: &["gemma-3"],
@@ -263,7 +298,17 @@ const ROWS: &[Row] = &[
     Row {
         providers: &["openai"],
         families: ANY,
-        identifiers: &["deepseek", "kimi"],
+        identifiers: &[
+            "deepseek-chat",
+            "deepseek-reasoner",
+            "deepseek-v3.2",
+            "deepseek-v4",
+            "kimi-k2-thinking",
+            "kimi-k2.5",
+            "kimi-k2.6",
+            "kimi-k2.7",
+            "kimi-k3",
+        ],
         says: Says { reasoning_history: Some(true), ..NOTHING },
         why: "their servers refuse a turn of tool calls whose thoughts are gone",
     },
@@ -290,7 +335,8 @@ fn begins(beginnings: &[&str], text: &str) -> bool {
 /// The outcome for a model.
 #[must_use]
 pub fn of(provider: &str, family: &str, identifier: &str, said: &Capabilities) -> Capabilities {
-    let name = identifier.rsplit('/').next().unwrap_or(identifier);
+    let name = identifier.rsplit('/').next().unwrap_or(identifier).to_ascii_lowercase();
+    let name = name.as_str();
     let name = ["anthropic.", "openai."]
         .into_iter()
         .find_map(|vendor| name.rsplit_once(vendor))

@@ -189,6 +189,10 @@ fn by_index(data: &[Value]) -> Result<Vec<Embedding>, Failure> {
         let index = one["index"].as_u64().and_then(|index| usize::try_from(index).ok()).unwrap_or(position);
         vectors.push((index, vector(&one["embedding"])?));
     }
+    // Some count none of them.
+    if vectors.iter().all(|(index, _)| *index == 0) {
+        return Ok(vectors.into_iter().map(|(_, vector)| vector).collect());
+    }
     vectors.sort_by_key(|(index, _)| *index);
     if vectors.iter().enumerate().any(|(position, (index, _))| position != *index) {
         return Err(invalid("embeddings whose indices are not those of the texts"));
@@ -199,6 +203,8 @@ fn by_index(data: &[Value]) -> Result<Vec<Embedding>, Failure> {
 /// Numbers, or 32-bit floats in base64, little end first.
 fn vector(value: &Value) -> Result<Embedding, Failure> {
     let values: Vec<f32> = match value {
+        // llama.cpp's own form, in which each pooled vector is a list of one.
+        Value::Array(one) if one.len() == 1 && one[0].is_array() => return vector(&one[0]),
         Value::Array(numbers) => {
             #[expect(clippy::cast_possible_truncation, reason = "vectors are of 32-bit floats")]
             let number = |number: &Value| number.as_f64().map(|number| number as f32);
@@ -289,7 +295,8 @@ mod tests {
             r#"{"data":[{"embedding":[]}]}"#,
             r#"{"data":[{"embedding":["1"]}]}"#,
             r#"{"data":[{"embedding":"AAAA"}]}"#,
-            r#"{"data":[{"index":0,"embedding":[1]},{"index":0,"embedding":[1]}]}"#,
+            r#"{"data":[{"index":1,"embedding":[1]},{"index":1,"embedding":[1]}]}"#,
+            r#"{"data":[{"embedding":[[1],[2]]}]}"#,
             r#"{"data":[{"index":1,"embedding":[1]}]}"#,
             r#"{"error":{"message":"no"}}"#,
         ] {

@@ -96,7 +96,10 @@ fn from_parts(status: u16, error: Option<&Value>) -> Failure {
         }
         // The model's own failure, at Bedrock.
         424 => (Reason::ModelFailed, Blame::Upstream, "the model failed"),
-        408 | 503 | 529 => (Reason::ModelUnavailable, Blame::Upstream, "the model's server cannot serve at the moment"),
+        // The one before the last is Groq's.
+        408 | 503 | 498 | 529 => {
+            (Reason::ModelUnavailable, Blame::Upstream, "the model's server cannot serve at the moment")
+        }
         429 => (Reason::ModelRateLimited, Blame::Upstream, "the model's server is at its limit"),
         400..=499 | 501 => (Reason::ModelRefusedRequest, Blame::Client, "the model's server refused the request"),
         300..=399 => {

@@ -96,6 +96,15 @@ fn as_mistral(body: &mut Map<String, Value>, api: Api) -> Vec<String> {
     if body.get("tool_choice").is_some_and(|choice| choice == "required") {
         body.insert("tool_choice".to_owned(), "any".into());
     }
+    // It knows two efforts.
+    if let Some(effort) = body.get_mut("reasoning_effort")
+        && !matches!(effort.as_str(), Some("none" | "high"))
+    {
+        *effort = if effort == "minimal" { "none".into() } else { "high".into() };
+    }
+    if let Some(messages) = body.get_mut("messages").and_then(Value::as_array_mut) {
+        *messages = mistral_turns(std::mem::take(messages));
+    }
     let more = if api == Api::Chat { MISTRAL_CHATS } else { MISTRAL_FILLS_IN };
     let knows = |name: &str| MISTRAL_KNOWS.contains(&name) || more.contains(&name);
     let unknown: Vec<_> = body.keys().filter(|name| !knows(name)).cloned().collect();
@@ -106,6 +115,44 @@ fn as_mistral(body: &mut Map<String, Value>, api: Api) -> Vec<String> {
         dropped.parameter(&shown, true);
     }
     dropped.warnings
+}
+
+/// The conversation as Mistral takes it: names of calls of nine letters and digits, no other names, and no question right after what a
+/// tool said.
+fn mistral_turns(given: Vec<Value>) -> Vec<Value> {
+    let mut turns: Vec<Value> = Vec::new();
+    for mut turn in given {
+        let is_tools = turn["role"] == "tool";
+        for id in turn["tool_calls"].as_array_mut().into_iter().flatten().map(|call| &mut call["id"]) {
+            *id = mistral_id(id.as_str().unwrap_or_default()).into();
+        }
+        if let Some(id) = turn.get_mut("tool_call_id") {
+            *id = mistral_id(id.as_str().unwrap_or_default()).into();
+        }
+        if let (false, Some(turn)) = (is_tools, turn.as_object_mut()) {
+            turn.remove("name");
+        }
+        if turn["role"] == "user" && turns.last().is_some_and(|before| before["role"] == "tool") {
+            turns.push(json!({ "role": "assistant", "content": "." }));
+        }
+        turns.push(turn);
+    }
+    turns
+}
+
+/// The same for the same name, so that a result finds its call.
+fn mistral_id(id: &str) -> String {
+    const LENGTH: usize = 9;
+    if id.len() == LENGTH && id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return id.to_owned();
+    }
+    let half = |salt: &[u8]| {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(salt);
+        hasher.update(id.as_bytes());
+        format!("{:08x}", hasher.finalize())
+    };
+    (half(b"1") + &half(b"2"))[..LENGTH].to_owned()
 }
 
 fn add_chat(body: &mut Map<String, Value>, chat: &ChatPrompt, with_thoughts: bool) -> Result<(), Failure> {
@@ -141,7 +188,8 @@ fn message(message: &Message, with_thoughts: bool) -> Result<Value, Failure> {
     // Nothing was said where something was called; elsewhere nothing is an empty text.
     let content = if content.is_empty() && tool_calls.is_empty() { "".into() } else { content_value(content)? };
     value.insert("content".to_owned(), content);
-    if with_thoughts && role == "assistant" {
+    // Beside calls even where there is none, which servers that want it back ask for.
+    if with_thoughts && role == "assistant" && !(reasoning.is_empty() && tool_calls.is_empty()) {
         value.insert("reasoning_content".to_owned(), reasoning.as_str().into());
     }
     if !tool_calls.is_empty() {

@@ -1,7 +1,7 @@
 //! A streamed answer: server-sent events whose data is a chunk each, then `[DONE]`.
 //!
 //! The answer is complete when every choice that began has a finish reason and `[DONE]` has come. Anything else at the end
-//! of the body is a truncated answer.
+//! of the body is a truncated answer: what stands before a server may write `[DONE]` after a break.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::response::{
-    Content, NO_ARGUMENTS, WireFunction, WireToolCall, WireUsage, choice_failure, content, finish_reason, tool_calls,
+    Content, NO_ARGUMENTS, WireFunction, WireToolCall, WireUsage, choice_failure, content, details, finish_reason,
+    is_error, tool_calls,
 };
 use crate::decode::sse;
 use crate::provider::StreamDecoder;
@@ -28,6 +29,8 @@ struct Chunk<'a> {
     x_groq: Option<Groq>,
     #[serde(borrow)]
     object: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    r#type: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -56,6 +59,8 @@ struct ChunkDelta<'a> {
     reasoning_content: Option<Cow<'a, str>>,
     #[serde(borrow)]
     reasoning: Option<Cow<'a, str>>,
+    #[serde(default, deserialize_with = "details")]
+    reasoning_details: String,
     #[serde(default, deserialize_with = "tool_calls")]
     tool_calls: Vec<WireToolCall>,
     function_call: Option<WireFunction>,
@@ -82,7 +87,7 @@ struct Call {
     id: String,
     /// Whether one has been told, the server's or one of ours.
     has_id: bool,
-    has_name: bool,
+    name: String,
     has_arguments: bool,
 }
 
@@ -132,14 +137,20 @@ impl Decoder {
         let chunk: Chunk<'_> =
             serde_json::from_str(data).map_err(|error| invalid(format_args!("an event is no chunk: {error}")))?;
         let groq = chunk.x_groq.unwrap_or_default();
-        if let Some(error) = chunk.error.or(groq.error).filter(|error| !error.is_null()) {
+        if let Some(error) = chunk.error.or(groq.error).filter(is_error) {
             return Err(error::from_object(&error));
         }
-        let usage = chunk.usage.or(groq.usage);
+        let usage = chunk.usage.or(groq.usage).filter(WireUsage::says_something);
         if chunk.choices.is_none() && usage.is_none() {
+            let said: Value = serde_json::from_str(data).unwrap_or_default();
             // An error may stand there without a member of its own.
-            if let Some(error) = serde_json::from_str(data).ok().filter(|_| event.name == "error") {
-                return Err(error::from_object(&error));
+            if event.name == "error" || chunk.r#type.as_deref().is_some_and(|kind| kind.contains("error")) {
+                return Err(error::from_object(&said));
+            }
+            // An event that says what it is, such as a ping, and says nothing; Azure's begin with none.
+            let is_chunk = chunk.object.as_deref() == Some("chat.completion.chunk") || said.get("choices").is_some();
+            if chunk.r#type.is_some() || is_chunk {
+                return Ok(());
             }
             return Err(invalid("an event has neither choices nor an error"));
         }
@@ -173,12 +184,16 @@ impl Decoder {
             emit::likely_text(out, index, beside, likely);
         } else if let Some(delta) = choice.delta {
             let Content { text, reasoning } = delta.content;
-            let thought = filled(delta.reasoning_content).or(filled(delta.reasoning)).unwrap_or(reasoning);
+            let told = filled(delta.reasoning_content).or(filled(delta.reasoning));
+            let listed = if reasoning.is_empty() { delta.reasoning_details } else { reasoning };
+            let thought = told.unwrap_or(listed);
             emit::reasoning(out, index, thought);
             let text = if text.is_empty() { filled(delta.refusal).unwrap_or(beside) } else { text };
             emit::likely_text(out, index, text, likely);
-            let legacy = delta.function_call.map(WireToolCall::from);
-            for (position, call) in delta.tool_calls.into_iter().chain(legacy).enumerate() {
+            // The older form may mirror the newer.
+            let legacy = delta.function_call.map(WireToolCall::from).filter(|_| delta.tool_calls.is_empty());
+            let calls = delta.tool_calls.into_iter().chain(legacy).filter(WireToolCall::says_something);
+            for (position, call) in calls.enumerate() {
                 emit::tool_call(out, index, begun.fragment(position, call)?);
             }
         }
@@ -219,10 +234,13 @@ impl Begun {
         let signature = wire.signature();
         let WireFunction { mut name, arguments } = wire.function;
         let mut id = wire.id;
-        // A second name in one place is another call where the identifiers differ, or where there is neither these nor an index.
+        // A second name in one place is another call where the identifiers differ, or where there are none and the names do, or no index.
         let is_other = |call: &Call| {
-            let differs = if id.is_empty() || call.id.is_empty() { wire.index.is_none() } else { id != call.id };
-            call.has_name && !name.is_empty() && differs
+            let differs = match id.is_empty() || call.id.is_empty() {
+                true => wire.index.is_none() || call.has_arguments && name != call.name,
+                false => id != call.id,
+            };
+            !call.name.is_empty() && !name.is_empty() && differs
         };
         let latest = self.calls.iter().rposition(|call| call.place == place).filter(|at| !is_other(&self.calls[*at]));
         let at = match latest {
@@ -233,7 +251,7 @@ impl Begun {
                     place,
                     id: String::new(),
                     has_id: false,
-                    has_name: false,
+                    name: String::new(),
                     has_arguments: false,
                 });
                 self.calls.len() - 1
@@ -251,10 +269,11 @@ impl Begun {
             id = emit::call_id();
         }
         call.has_id |= !id.is_empty();
-        if call.has_name {
+        if call.name.is_empty() {
+            call.name.clone_from(&name);
+        } else {
             name.clear();
         }
-        call.has_name |= !name.is_empty();
         call.has_arguments |= !arguments.is_empty();
         let index = u32::try_from(at).unwrap_or(u32::MAX);
         Ok(ToolCallFragment { index, id, name, arguments_json: arguments, signature })

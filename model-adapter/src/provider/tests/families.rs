@@ -215,3 +215,41 @@ fn claude_thinks_at_the_nearest_effort_that_it_knows() {
     assert_eq!((thinking("high"), thinking("max")), ((Some(16_384), 0), (Some(16_384), 0)));
     assert_eq!((thinking("none"), thinking("odd")), ((None, 0), (None, 1)));
 }
+
+#[test]
+fn mistral_gets_names_of_calls_turns_and_efforts_as_it_takes_them() {
+    let mut chat = conversation();
+    chat.messages[1].name = "eve".to_owned();
+    chat.messages[1].content = vec![text("Where is this?")];
+    chat.messages[3].name = "weather".to_owned();
+    chat.messages.push(message(Role::User, vec![text("And tomorrow?")]));
+    let (body, warnings) = told("mistral", "mistral-small-latest", chat.clone(), effort("medium"));
+    let turns = body["messages"].as_array().unwrap();
+    let roles: Vec<_> = turns.iter().map(|turn| turn["role"].as_str().unwrap()).collect();
+    assert_eq!(roles, ["system", "user", "assistant", "tool", "assistant", "user"]);
+    let id = turns[2]["tool_calls"][0]["id"].as_str().unwrap();
+    assert!(id.len() == 9 && id.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{id}");
+    assert_eq!((turns[3]["tool_call_id"].as_str(), turns[3]["name"].as_str()), (Some(id), Some("weather")));
+    assert_eq!((turns[1].get("name"), &body["reasoning_effort"], warnings.len()), (None, &json!("high"), 0));
+    // Its own names stay.
+    chat.messages[2].tool_calls[0].id = "aB3dE6gH9".to_owned();
+    chat.messages[3].tool_call_id = "aB3dE6gH9".to_owned();
+    let (body, _) = told("mistral", "mistral-small-latest", chat, effort("none"));
+    assert_eq!(body["messages"][2]["tool_calls"][0]["id"], "aB3dE6gH9");
+    assert_eq!(body["reasoning_effort"], "none");
+}
+
+#[test]
+fn thoughts_go_back_with_calls_and_where_there_are_any() {
+    let known = Capabilities { reasoning_history: Some(true), ..Default::default() };
+    let target = Target { model: "demo", identifier: "deepseek-chat", api_key: None, capabilities: &known };
+    let mut chat = conversation();
+    chat.messages.insert(2, message(Role::Assistant, vec![text("Hm?")]));
+    chat.messages.insert(2, Message { reasoning: "so".to_owned(), ..message(Role::Assistant, vec![text("Well.")]) });
+    let asked = Generation { prompt: Some(generation::Prompt::Chat(chat)), ..Default::default() };
+    let call = by_name("openai").unwrap().call(&target, &asked, false).unwrap();
+    let body: Value = serde_json::from_slice(&call.body).unwrap();
+    let thoughts: Vec<_> =
+        body["messages"].as_array().unwrap().iter().map(|turn| turn["reasoning_content"].as_str()).collect();
+    assert_eq!(thoughts, [None, None, Some("so"), None, Some(""), None]);
+}
