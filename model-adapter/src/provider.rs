@@ -17,7 +17,7 @@ mod say;
 use bytes::Bytes;
 use http::HeaderMap;
 use postern_proto::Failure;
-use postern_proto::completion::v1::{Completion, CompletionEvent};
+use postern_proto::completion::v1::{Completion, CompletionEvent, Usage};
 use postern_proto::instance::v1::Capabilities;
 use postern_proto::model::v1::{EmbedRequest, Generation};
 use secrecy::SecretString;
@@ -115,6 +115,11 @@ pub trait StreamDecoder: Send {
 
     /// Whether the end event has been given out; what follows is not read.
     fn is_done(&self) -> bool;
+
+    /// What the server has said so far of what the answer costs, before its end.
+    fn usage(&self) -> Option<Usage> {
+        None
+    }
 }
 
 /// A wire format.

@@ -131,6 +131,7 @@ impl Models {
             failure: None,
             endpoint,
             likely,
+            has_begun: false,
         };
         match media_type.as_str() {
             "text/event-stream"
@@ -264,6 +265,8 @@ struct Answer {
     failure: Option<Failure>,
     /// How many of the likeliest tokens were asked for.
     likely: Option<usize>,
+    /// Content has come.
+    has_begun: bool,
 }
 
 struct Rest {
@@ -315,7 +318,12 @@ impl Answer {
             None => decoder.finish(&mut out),
         };
         let failure = fed.err();
+        let usage = failure.as_ref().and_then(|_| decoder.usage());
         self.take(out.into_iter());
+        // Of an answer that breaks off, what it has cost is told before the failure; of one that never began another may take the place.
+        if let Some(usage) = usage.filter(|_| self.has_begun) {
+            self.ready.push_back(event(completion_event::Event::Usage(usage)));
+        }
         self.failure = failure;
     }
 
@@ -323,6 +331,7 @@ impl Answer {
     fn take(&mut self, events: impl Iterator<Item = CompletionEvent>) {
         for mut event in events {
             if let Some(completion_event::Event::Delta(said)) = &mut event.event {
+                self.has_begun = true;
                 keep_asked(&mut said.logprobs, self.likely);
                 match &mut said.delta {
                     Some(delta::Delta::ReasoningSignature(signature)) => self.endpoint.mark(signature),

@@ -1,5 +1,6 @@
 //! A failure on its way to the caller: a reason, two messages, and what the caller may do about it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -52,13 +53,49 @@ pub struct Failure {
     pub blame: Option<Blame>,
     /// The fields that are wrong and why, for REQUEST_INVALID.
     pub fields: Vec<(String, String)>,
+    /// What had come of an answer that broke off.
+    pub so_far: Option<Box<SoFar>>,
+}
+
+/// What had come of an answer when it broke off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SoFar {
+    /// Pieces of text, reasoning and calls that were passed on.
+    pub pieces: u64,
+    /// Tokens that the model had read, as far as its server had said.
+    pub input_tokens: Option<u64>,
+    /// Tokens that the model had written, as far as its server had said.
+    pub output_tokens: Option<u64>,
+}
+
+impl SoFar {
+    /// Its numbers by their names.
+    pub fn numbers(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let Self { pieces, input_tokens, output_tokens } = *self;
+        let all = [("pieces", Some(pieces)), ("input_tokens", input_tokens), ("output_tokens", output_tokens)];
+        all.into_iter().filter_map(|(name, number)| Some((name, number?)))
+    }
+
+    fn from_metadata(metadata: &HashMap<String, String>) -> Option<Self> {
+        let number = |name: &str| metadata.get(name)?.parse().ok();
+        let (input_tokens, output_tokens) = (number("input_tokens"), number("output_tokens"));
+        Some(Self { pieces: number("pieces")?, input_tokens, output_tokens })
+    }
 }
 
 impl Failure {
     /// A failure with a message for the caller.
     #[must_use]
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), detail: None, retry_after: None, blame: None, fields: Vec::new() }
+        Self {
+            reason,
+            message: message.into(),
+            detail: None,
+            retry_after: None,
+            blame: None,
+            fields: Vec::new(),
+            so_far: None,
+        }
     }
 
     /// A fault of ours: the caller learns that there was one, the log what it was.
@@ -116,6 +153,7 @@ impl Failure {
                 .bad_request()
                 .map(|bad| bad.field_violations.iter().map(|v| (v.field.clone(), v.description.clone())).collect())
                 .unwrap_or_default(),
+            so_far: info.and_then(|info| SoFar::from_metadata(&info.metadata)).map(Box::new),
         }
     }
 
@@ -149,7 +187,8 @@ impl std::error::Error for Failure {}
 
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
-        let mut metadata = std::collections::HashMap::new();
+        let numbers = failure.so_far.iter().flat_map(|so_far| so_far.numbers());
+        let mut metadata: HashMap<_, _> = numbers.map(|(name, number)| (name.to_owned(), number.to_string())).collect();
         if let Some(blame) = failure.blame {
             metadata.insert("blame".to_owned(), blame.name().to_owned());
         }
@@ -174,6 +213,7 @@ mod tests {
             .with_blame(Blame::Upstream)
             .with_retry_after(Duration::from_millis(1500));
         sent.reason = Reason::ModelRateLimited;
+        sent.so_far = Some(Box::new(SoFar { pieces: 7, input_tokens: None, output_tokens: Some(5) }));
         let status = Status::from(sent.clone().with_detail("not for the caller"));
         assert_eq!(status.code(), tonic::Code::ResourceExhausted);
         assert!(!format!("{status:?}").contains("not for the caller"));

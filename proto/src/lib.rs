@@ -9,7 +9,7 @@ mod name;
 mod reason;
 mod redacted;
 
-pub use failure::{Blame, Failure};
+pub use failure::{Blame, Failure, SoFar};
 pub use feature::{Feature, UnknownFeature};
 pub use name::{EndpointId, GroupName, InvalidName, MemberName, ModelName, PrincipalName};
 pub use reason::Reason;

@@ -156,6 +156,10 @@ pub trait TakeEvent: Send {
     fn close(&mut self, out: &mut Vec<CompletionEvent>) -> Result<(), Failure>;
     /// Whether the end event has been given out.
     fn is_done(&self) -> bool;
+    /// What has been said so far of what the answer costs.
+    fn usage(&self) -> Option<Usage> {
+        None
+    }
 }
 
 impl<T: TakeEvent> crate::provider::StreamDecoder for EventStream<T> {
@@ -181,5 +185,9 @@ impl<T: TakeEvent> crate::provider::StreamDecoder for EventStream<T> {
 
     fn is_done(&self) -> bool {
         self.inner.is_done()
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        self.inner.usage()
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use postern_proto::completion::v1::{completion_event::Event, delta};
 use postern_proto::gateway::v1 as pb;
 use postern_proto::instance::v1 as instance;
-use postern_proto::{Failure, Reason};
+use postern_proto::{Failure, Reason, SoFar};
 use postern_tests::{
-    Act, FakeModel, Stack, answer, chunk, done, finish, head, post, post_stream, reason, soon, sse_head,
+    Act, FakeModel, Stack, answer, chunk, done, event, finish, head, post, post_stream, reason, soon, sse_head,
 };
 use serde_json::{Value, json};
 use tonic::Status;
@@ -127,6 +127,28 @@ async fn a_stream_that_breaks_off_delivers_everything_that_came() {
     // And unary callers get the failure, not half an answer.
     let answer = post(&stack.http("/v1/chat/completions"), &stack.user, &chat_body(false)).await;
     assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (502, "model_stream_truncated"));
+}
+
+#[tokio::test]
+async fn row_9_what_had_come_and_what_it_cost_is_told_of_an_answer_that_breaks_off() {
+    // Some servers say in each chunk what has been spent so far.
+    let spent = |text: &str, tokens: u64| {
+        let choice = json!({ "index": 0, "delta": { "content": text } });
+        let usage = json!({ "prompt_tokens": 11, "completion_tokens": tokens });
+        event(&json!({ "choices": [choice], "usage": usage }))
+    };
+    let (stack, _model) = stack(vec![sse_head(), spent("so ", 1), spent("far", 2)]).await;
+    let (text, ended) = streamed(&stack).await;
+    let failure = Failure::from_status(&ended.unwrap_err(), Reason::Internal);
+    assert_eq!((text.as_str(), failure.reason), ("so far", Reason::ModelStreamTruncated));
+    let so_far = SoFar { pieces: 2, input_tokens: Some(11), output_tokens: Some(2) };
+    assert_eq!(failure.so_far.as_deref(), Some(&so_far));
+    let answer = post(&stack.http("/v1/chat/completions"), &stack.user, &chat_body(false)).await;
+    assert_eq!(answer.json()["error"]["so_far"], json!({ "pieces": 2, "input_tokens": 11, "output_tokens": 2 }));
+    // What never began has no part, and costs nobody a try at another.
+    let (stack, _model) = self::stack(vec![sse_head(), spent("", 0)]).await;
+    let (_, ended) = streamed(&stack).await;
+    assert_eq!(Failure::from_status(&ended.unwrap_err(), Reason::Internal).so_far, None);
 }
 
 #[tokio::test]

@@ -34,6 +34,9 @@ pub(super) fn envelope(failure: &Failure, request_id: &str) -> Value {
     };
     let code = failure.reason.name().to_ascii_lowercase();
     let mut error = json!({ "type": kind, "message": message, "code": code });
+    if let Some(so_far) = &failure.so_far {
+        error["so_far"] = so_far.numbers().map(|(name, number)| (name.to_owned(), json!(number))).collect();
+    }
     if failure.fields.iter().any(|(field, _)| field == "thread") {
         // The client sends the whole conversation then.
         error["details"] = json!({ "error_code": "thread_unsupported_request", "unsupported": ["thread"] });

@@ -26,7 +26,11 @@ pub(super) fn envelope(failure: &Failure) -> Value {
         field => field,
     });
     let code = failure.reason.name().to_ascii_lowercase();
-    json!({ "error": { "message": failure.message, "type": kind, "param": param, "code": code } })
+    let mut error = json!({ "message": failure.message, "type": kind, "param": param, "code": code });
+    if let Some(so_far) = &failure.so_far {
+        error["so_far"] = so_far.numbers().map(|(name, number)| (name.to_owned(), json!(number))).collect();
+    }
+    json!({ "error": error })
 }
 
 /// The response of a request that did not succeed; it is logged here.

@@ -69,6 +69,7 @@ impl Flow {
     async fn flow_out(mut self, to: mpsc::Sender<Event>, slot: Arc<Mutex<Option<Failure>>>) {
         if let Err(failure) = self.run(&to).await {
             self.record.fail(&failure);
+            let failure = Failure { so_far: Some(Box::new(self.record.so_far())), ..failure };
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postern_proto::completion::v1::{FinishReason, Usage, completion_event::Event};
-use postern_proto::{Failure, Reason};
+use postern_proto::{Failure, Reason, SoFar};
 use tokio::time::Instant;
 
 use crate::metrics;
@@ -67,6 +67,13 @@ impl Record {
     /// Takes note of the failure that it ended in.
     pub(in crate::pipeline) fn fail(&mut self, failure: &Failure) {
         self.outcome = Outcome::Failed(failure.clone());
+    }
+
+    /// What has come of the answer.
+    pub(in crate::pipeline) fn so_far(&self) -> SoFar {
+        let (input_tokens, output_tokens) =
+            self.usage.map_or((None, None), |usage| (usage.input_tokens, usage.output_tokens));
+        SoFar { pieces: self.deltas, input_tokens, output_tokens }
     }
 
     /// The span of the request, for what is done on its behalf after its head was answered.

@@ -214,6 +214,10 @@ impl TakeEvent for Events {
     fn is_done(&self) -> bool {
         self.done
     }
+
+    fn usage(&self) -> Option<Usage> {
+        self.counts.input.map(|_| self.counts.usage())
+    }
 }
 
 impl Events {

@@ -131,6 +131,10 @@ impl StreamDecoder for Messages {
     fn is_done(&self) -> bool {
         self.done
     }
+
+    fn usage(&self) -> Option<Usage> {
+        self.usage.flatten()
+    }
 }
 
 /// What an exception in the stream means.

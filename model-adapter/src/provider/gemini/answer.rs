@@ -175,6 +175,10 @@ impl TakeEvent for Responses {
     fn is_done(&self) -> bool {
         self.done
     }
+
+    fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
 }
 
 /// A stream: server-sent events, or without `alt=sse` a list of responses as one JSON array, which is read at its end.
@@ -217,6 +221,10 @@ impl StreamDecoder for Stream {
 
     fn is_done(&self) -> bool {
         self.events.is_done()
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        self.events.usage()
     }
 }
 

@@ -123,6 +123,10 @@ impl StreamDecoder for Decoder {
     fn is_done(&self) -> bool {
         self.done
     }
+
+    fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
 }
 
 impl Decoder {
