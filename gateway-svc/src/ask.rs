@@ -64,6 +64,8 @@ pub struct Texts {
     pub tokens: Vec<TokenIds>,
     /// How many numbers a vector shall have.
     pub dimensions: Option<u32>,
+    /// Further members for servers that may know them, as a JSON object.
+    pub extra_json: String,
 }
 
 impl Texts {

@@ -66,7 +66,7 @@ impl Models {
         let read = stream::iter(batches.into_iter().map(|batch| self.embed_batch(&endpoint, batch, id)));
         let read = embeddings::together(read.buffered(BATCHES_AT_ONCE).try_collect().await?);
         let usage = Some(read.usage.unwrap_or_else(emit::absent_usage));
-        Ok(pb::EmbedResponse { embeddings: read.vectors, usage })
+        Ok(pb::EmbedResponse { embeddings: read.vectors, usage, warnings: read.warnings })
     }
 
     async fn embed_batch(
@@ -76,6 +76,7 @@ impl Models {
         id: &RequestId,
     ) -> Result<Embeddings, Failure> {
         let call = endpoint.provider.embed(&endpoint.target(), &asked)?;
+        let warnings = call.warnings.clone();
         let response = upstream::send(endpoint, call, id, self.clock.now()).await?;
         let counted = response.headers().get(COUNT_HEADER).and_then(|count| count.to_str().ok()?.parse().ok());
         let body = upstream::read_up_to(response.into_body(), MAX_EMBEDDINGS_BYTES).await;
@@ -91,7 +92,7 @@ impl Models {
         if read.vectors.len() != asked.inputs.len() + asked.tokens.len() {
             return Err(emit::invalid("not one embedding for each text"));
         }
-        Ok(Embeddings { usage: read.usage.or(counted.map(embeddings::reported)), ..read })
+        Ok(Embeddings { usage: read.usage.or(counted.map(embeddings::reported)), warnings, ..read })
     }
 
     /// The tokens of a prompt, by the server's own count; `None` where it does not count.

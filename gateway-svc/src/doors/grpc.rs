@@ -186,13 +186,14 @@ impl CompletionService for GrpcDoor {
         let (metadata, extensions, message) = request.into_parts();
         let headers = metadata.into_headers();
         let given = message.embedding.ok_or_else(|| refuse(Failure::field("embedding", "is missing")))?;
-        let pb::Embedding { model, inputs, dimensions, tokens } = given;
-        let ask = Texts { model: Some(model).filter(|model| !model.is_empty()), inputs, tokens, dimensions };
+        let pb::Embedding { model, inputs, dimensions, tokens, extra_json } = given;
+        let ask =
+            Texts { model: Some(model).filter(|model| !model.is_empty()), inputs, tokens, dimensions, extra_json };
         let verified = identified(&extensions).map_err(refuse)?;
         let answered = self.pipeline.embed(verified, caller(&headers, &extensions), ask).await.map_err(refuse)?;
-        let Embedded { model, vectors, usage } = answered;
+        let Embedded { model, vectors, usage, warnings } = answered;
         let vectors = vectors.into_iter().map(|values| pb::Vector { values }).collect();
-        Ok(Response::new(pb::EmbedResponse { model, vectors, usage: Some(usage) }))
+        Ok(Response::new(pb::EmbedResponse { model, vectors, usage: Some(usage), warnings }))
     }
 
     async fn list_models(

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
-use postern_proto::completion::v1::CacheMark;
+use postern_proto::completion::v1::{CacheMark, Parameters};
 use postern_proto::{Failure, Reason};
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -163,6 +163,49 @@ pub(super) fn extra_json(mut extra: Map<String, Value>) -> Result<String, Failur
     serde_json::to_string(&extra).map_err(Failure::internal)
 }
 
+/// Takes parameters out of the further members, which a door's own API does not have and others do: each to its place, unless that is
+/// taken already.
+pub(super) fn take_known(extra: &mut Map<String, Value>, parameters: &mut Parameters) -> Result<(), Failure> {
+    fn put<T: serde::de::DeserializeOwned>(
+        extra: &mut Map<String, Value>,
+        name: &str,
+        place: &mut Option<T>,
+    ) -> Result<(), Failure> {
+        let Some(given) = extra.shift_remove(name).filter(|given| !given.is_null()) else { return Ok(()) };
+        let given = serde_json::from_value(given).map_err(|_| Failure::field(name, "is of the wrong type"))?;
+        place.get_or_insert(given);
+        Ok(())
+    }
+    for name in ["max_tokens", "max_completion_tokens", "max_output_tokens"] {
+        put(extra, name, &mut parameters.max_tokens)?;
+    }
+    put(extra, "temperature", &mut parameters.temperature)?;
+    put(extra, "top_p", &mut parameters.top_p)?;
+    put(extra, "top_k", &mut parameters.top_k)?;
+    put(extra, "seed", &mut parameters.seed)?;
+    put(extra, "presence_penalty", &mut parameters.presence_penalty)?;
+    put(extra, "frequency_penalty", &mut parameters.frequency_penalty)?;
+    put(extra, "user", &mut parameters.user)?;
+    put(extra, "parallel_tool_calls", &mut parameters.parallel_tool_calls)?;
+    put(extra, "reasoning_effort", &mut parameters.reasoning_effort)?;
+    let mut stop = None;
+    put(extra, "stop", &mut stop)?;
+    match stop {
+        Some(Value::String(text)) if parameters.stop.is_empty() => parameters.stop = vec![text],
+        Some(given) if parameters.stop.is_empty() => {
+            parameters.stop =
+                serde_json::from_value(given).map_err(|_| Failure::field("stop", "is of the wrong type"))?;
+        }
+        _ => {}
+    }
+    // One answer is what there is without it.
+    match extra.shift_remove("n") {
+        None | Some(Value::Null) => Ok(()),
+        Some(one) if one == 1 => Ok(()),
+        Some(_) => Err(Failure::field("n", "is not offered at this door: there is one answer")),
+    }
+}
+
 /// Members that would change the answer's form in a way that a door cannot give back: refused, not lost.
 pub(super) fn refuse_unoffered(extra: &Map<String, Value>, names: &[&str]) -> Result<(), Failure> {
     let asks = |value: &Value| !matches!(value, Value::Null | Value::Bool(false)) && value.as_u64() != Some(0);
@@ -175,6 +218,32 @@ pub(super) fn refuse_unoffered(extra: &Map<String, Value>, names: &[&str]) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_another_door_knows_is_put_in_its_place() {
+        let mut extra = serde_json::json!({
+            "seed": 7, "stop": "END", "top_k": null, "frequency_penalty": 0.5, "n": 1, "user": "eve", "min_p": 0.1,
+            "max_completion_tokens": 9, "temperature": 0.1,
+        });
+        let extra = extra.as_object_mut().unwrap();
+        let mut parameters = Parameters { temperature: Some(0.9), ..Default::default() };
+        take_known(extra, &mut parameters).unwrap();
+        let expected = Parameters {
+            seed: Some(7),
+            stop: vec!["END".to_owned()],
+            frequency_penalty: Some(0.5),
+            user: Some("eve".to_owned()),
+            max_tokens: Some(9),
+            temperature: Some(0.9),
+            ..Default::default()
+        };
+        assert_eq!((parameters, extra.len(), &extra["min_p"]), (expected, 1, &Value::from(0.1)));
+        for (name, wrong) in [("seed", Value::from("x")), ("stop", 5.into()), ("n", 2.into())] {
+            let mut extra = Map::from_iter([(name.to_owned(), wrong)]);
+            let refused = take_known(&mut extra, &mut Parameters::default()).unwrap_err();
+            assert_eq!(refused.fields[0].0, name);
+        }
+    }
 
     #[test]
     fn what_has_no_business_being_large_is_refused_before_it_is_read() {

@@ -24,6 +24,8 @@ pub struct Embedded {
     pub vectors: Vec<Vec<f32>>,
     /// What it cost.
     pub usage: Usage,
+    /// What was left out of the request.
+    pub warnings: Vec<String>,
 }
 
 /// Models that are tried for one request, at most.
@@ -82,11 +84,12 @@ async fn one(pipeline: &Pipeline, model: &Model, caller: &Caller<'_>, ask: &Text
     let _places = (pipeline.admission.at_model(model)?, pipeline.admission.at_endpoint(endpoint)?);
     let (endpoint_id, tokens) = (endpoint.clone(), ask.tokens.clone());
     let (inputs, dimensions) = (ask.inputs.clone(), ask.dimensions);
-    let request = pb::EmbedRequest { endpoint_id, inputs, dimensions, tokens };
+    let request = pb::EmbedRequest { endpoint_id, inputs, dimensions, tokens, extra_json: ask.extra_json.clone() };
     let answer = pipeline.adapters.of(&model.adapter_group)?.embed(request, &caller.request_id).await?;
     Ok(Embedded {
         model: model.name.clone(),
         vectors: answer.embeddings.into_iter().map(|vector| vector.values).collect(),
         usage: answer.usage.unwrap_or_default(),
+        warnings: answer.warnings,
     })
 }

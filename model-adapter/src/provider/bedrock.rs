@@ -43,10 +43,10 @@ impl Provider for Bedrock {
     fn embed(&self, target: &Target<'_>, asked: &EmbedRequest) -> Result<Call, Failure> {
         let unknown = || Failure::field("inputs", "the model embeds nothing, or in a form that is not known here");
         let shape = shape(target.identifier).ok_or_else(unknown)?;
-        let body = embeddings::body(shape, target.identifier, asked)?;
+        let (body, warnings) = embeddings::body(shape, target.identifier, asked)?;
         let path = format!("/model/{}/invoke", say::segment(target.identifier));
         let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
-        Ok(Call { path, headers, body, warnings: Vec::new(), api: Api::Embeddings })
+        Ok(Call { path, headers, body, warnings, api: Api::Embeddings })
     }
 
     /// (<https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_CountTokens.html>)

@@ -35,9 +35,9 @@ impl Provider for Cohere {
     }
 
     fn embed(&self, target: &Target<'_>, asked: &EmbedRequest) -> Result<Call, Failure> {
-        let body = embeddings::body(Shape::Cohere, target.identifier, asked)?;
+        let (body, warnings) = embeddings::body(Shape::Cohere, target.identifier, asked)?;
         let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
-        Ok(Call { path: "/v2/embed".to_owned(), headers, body, warnings: Vec::new(), api: Api::Embeddings })
+        Ok(Call { path: "/v2/embed".to_owned(), headers, body, warnings, api: Api::Embeddings })
     }
 
     fn list_models(&self, target: &Target<'_>) -> Result<Option<Call>, Failure> {

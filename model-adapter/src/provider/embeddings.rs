@@ -9,19 +9,21 @@ use postern_proto::model::v1::{EmbedRequest, Embedding};
 use serde_json::{Value, json};
 
 use super::emit::invalid;
-use super::error;
+use super::{error, say};
 
 /// Texts in one request of a caller's, and numbers in one vector; more is a fault.
 pub const MOST_INPUTS: usize = 2048;
 const MOST_DIMENSIONS: usize = 65_536;
 
 /// Vectors, in the order of the texts, and what they cost.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Embeddings {
     /// One for each text.
     pub vectors: Vec<Embedding>,
     /// What was said of usage.
     pub usage: Option<Usage>,
+    /// What was left out of the request.
+    pub warnings: Vec<String>,
 }
 
 /// How a provider asks.
@@ -74,7 +76,7 @@ impl Shape {
 /// # Errors
 /// REQUEST_INVALID for no texts, or too many.
 pub fn batches(asked: EmbedRequest, most: usize) -> Result<Vec<EmbedRequest>, Failure> {
-    let EmbedRequest { endpoint_id, inputs, dimensions, tokens } = asked;
+    let EmbedRequest { endpoint_id, inputs, dimensions, tokens, extra_json } = asked;
     if (inputs.is_empty() == tokens.is_empty()) || inputs.len().max(tokens.len()) > MOST_INPUTS {
         return Err(Failure::field("inputs", format!("must be 1 to {MOST_INPUTS} texts")));
     }
@@ -83,6 +85,7 @@ pub fn batches(asked: EmbedRequest, most: usize) -> Result<Vec<EmbedRequest>, Fa
         inputs: inputs.to_vec(),
         dimensions,
         tokens: tokens.to_vec(),
+        extra_json: extra_json.clone(),
     };
     let (texts, tokens) = (inputs.chunks(most), tokens.chunks(most));
     Ok(texts.map(|inputs| batch(inputs, &[])).chain(tokens.map(|tokens| batch(&[], tokens))).collect())
@@ -92,15 +95,16 @@ pub fn batches(asked: EmbedRequest, most: usize) -> Result<Vec<EmbedRequest>, Fa
 #[must_use]
 pub fn together(batches: Vec<Embeddings>) -> Embeddings {
     let usage = batches.iter().map(|batch| batch.usage?.input_tokens).sum::<Option<u64>>().map(reported);
-    Embeddings { vectors: batches.into_iter().flat_map(|batch| batch.vectors).collect(), usage }
+    let warnings = batches.first().map(|batch| batch.warnings.clone()).unwrap_or_default();
+    Embeddings { vectors: batches.into_iter().flat_map(|batch| batch.vectors).collect(), usage, warnings }
 }
 
 /// The JSON body of a request of at most [`Shape::most_texts`].
 ///
 /// # Errors
 /// REQUEST_INVALID for tokens where only texts are taken.
-pub fn body(shape: Shape, identifier: &str, asked: &EmbedRequest) -> Result<Bytes, Failure> {
-    let EmbedRequest { endpoint_id: _, inputs, dimensions, tokens } = asked;
+pub fn body(shape: Shape, identifier: &str, asked: &EmbedRequest) -> Result<(Bytes, Vec<String>), Failure> {
+    let EmbedRequest { endpoint_id: _, inputs, dimensions, tokens, extra_json } = asked;
     if !tokens.is_empty() && shape != Shape::OpenAi {
         return Err(Failure::field("tokens", "the model's server embeds texts, not tokens"));
     }
@@ -149,8 +153,24 @@ pub fn body(shape: Shape, identifier: &str, asked: &EmbedRequest) -> Result<Byte
             Shape::Gemini => {}
         }
     }
-    Ok(serde_json::to_vec(&body).map_err(Failure::internal)?.into())
+    let mut warnings = Vec::new();
+    for (name, value) in say::json_object("embedding.extra_json", extra_json)? {
+        if RESERVED.contains(&name.as_str()) {
+            return Err(Failure::field("embedding.extra_json", format!("`{name}` has a field of its own")));
+        }
+        match shape {
+            Shape::OpenAi | Shape::Mistral | Shape::Ollama => body[&name] = value,
+            _ => {
+                let shown: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
+                warnings.push(format!("`{shown}` was dropped: the model's server is not known to take it"));
+            }
+        }
+    }
+    Ok((serde_json::to_vec(&body).map_err(Failure::internal)?.into(), warnings))
 }
+
+/// Members that typed fields stand for.
+const RESERVED: [&str; 5] = ["model", "input", "dimensions", "output_dimension", "encoding_format"];
 
 /// Reads an answer of any of the shapes.
 ///
@@ -179,7 +199,7 @@ pub fn read(body: &[u8]) -> Result<Embeddings, Failure> {
     if vectors.is_empty() || vectors.len() > MOST_INPUTS {
         return Err(invalid("no embeddings, or too many"));
     }
-    Ok(Embeddings { vectors, usage: usage(&answer) })
+    Ok(Embeddings { vectors, usage: usage(&answer), warnings: Vec::new() })
 }
 
 /// OpenAI's list says where each stands.
@@ -328,7 +348,11 @@ mod tests {
         for refused in [asked(0), asked(2049), tokens(2049), EmbedRequest { tokens: tokens(1).tokens, ..asked(1) }] {
             assert!(batches(refused, 100).is_err());
         }
-        let part = |number: f32, cost| Embeddings { vectors: vec![Embedding { values: vec![number] }], usage: cost };
+        let part = |number: f32, cost| Embeddings {
+            vectors: vec![Embedding { values: vec![number] }],
+            usage: cost,
+            ..Default::default()
+        };
         let both = together(vec![part(1.0, Some(reported(2))), part(2.0, Some(reported(3)))]);
         assert_eq!(both.vectors.iter().map(|vector| vector.values[0]).collect::<Vec<_>>(), [1.0, 2.0]);
         assert_eq!(both.usage, Some(reported(5)));
@@ -352,7 +376,7 @@ mod tests {
     #[test]
     fn each_provider_is_asked_in_its_own_shape() {
         let asked = EmbedRequest { inputs: vec!["a".to_owned()], dimensions: Some(8), ..Default::default() };
-        let said = |shape| serde_json::from_slice::<Value>(&body(shape, "m", &asked).unwrap()).unwrap();
+        let said = |shape| serde_json::from_slice::<Value>(&body(shape, "m", &asked).unwrap().0).unwrap();
         assert_eq!(
             said(Shape::OpenAi),
             json!({ "model": "m", "input": ["a"], "encoding_format": "float", "dimensions": 8 })
@@ -378,7 +402,13 @@ mod tests {
         let on_bedrock = said(Shape::CohereOnBedrock);
         assert_eq!((&on_bedrock["texts"], on_bedrock.get("model")), (&json!(["a"]), None));
         let tokens = EmbedRequest { tokens: vec![TokenIds { ids: vec![1, 2] }], ..Default::default() };
-        let sent: Value = serde_json::from_slice(&body(Shape::OpenAi, "m", &tokens).unwrap()).unwrap();
+        let extra = |json: &str| EmbedRequest { extra_json: json.to_owned(), ..asked.clone() };
+        let (sent, warnings) = body(Shape::Ollama, "m", &extra(r#"{"truncate":false}"#)).unwrap();
+        assert!(String::from_utf8_lossy(&sent).contains(r#""truncate":false"#) && warnings.is_empty());
+        let (sent, warnings) = body(Shape::Cohere, "m", &extra(r#"{"truncate":false}"#)).unwrap();
+        assert!(!String::from_utf8_lossy(&sent).contains("truncate") && warnings.len() == 1);
+        assert!(body(Shape::OpenAi, "m", &extra(r#"{"model":"other"}"#)).is_err());
+        let sent: Value = serde_json::from_slice(&body(Shape::OpenAi, "m", &tokens).unwrap().0).unwrap();
         assert_eq!(sent["input"], json!([[1, 2]]));
         assert!(body(Shape::Gemini, "m", &tokens).is_err());
     }

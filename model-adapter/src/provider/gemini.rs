@@ -74,9 +74,9 @@ impl Provider for Gemini {
             Shape::VertexContent => "embedContent",
             _ => "batchEmbedContents",
         };
-        let body = embeddings::body(shape, target.identifier, asked)?;
+        let (body, warnings) = embeddings::body(shape, target.identifier, asked)?;
         let path = format!("/models/{}:{method}", say::segment(target.identifier));
-        Ok(Call { path, headers: self.headers(target)?, body, warnings: Vec::new(), api: Api::Embeddings })
+        Ok(Call { path, headers: self.headers(target)?, body, warnings, api: Api::Embeddings })
     }
 
     fn count(&self, target: &Target<'_>, generation: &Generation) -> Result<Option<Call>, Failure> {

@@ -32,9 +32,9 @@ impl Provider for Ollama {
     }
 
     fn embed(&self, target: &Target<'_>, asked: &EmbedRequest) -> Result<Call, Failure> {
-        let body = embeddings::body(Shape::Ollama, target.identifier, asked)?;
+        let (body, warnings) = embeddings::body(Shape::Ollama, target.identifier, asked)?;
         let headers = say::headers(AUTHORIZATION, "Bearer ", target.api_key)?;
-        Ok(Call { path: "/api/embed".to_owned(), headers, body, warnings: Vec::new(), api: Api::Embeddings })
+        Ok(Call { path: "/api/embed".to_owned(), headers, body, warnings, api: Api::Embeddings })
     }
 
     fn list_models(&self, target: &Target<'_>) -> Result<Option<Call>, Failure> {

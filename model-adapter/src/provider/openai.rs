@@ -114,9 +114,9 @@ impl Provider for OpenAi {
 
     fn embed(&self, target: &Target<'_>, asked: &EmbedRequest) -> Result<Call, Failure> {
         let shape = if self.dialect == Dialect::Mistral { Shape::Mistral } else { Shape::OpenAi };
-        let body = embeddings::body(shape, target.identifier, asked)?;
+        let (body, warnings) = embeddings::body(shape, target.identifier, asked)?;
         let (path, headers) = (self.path(target, "/embeddings"), self.headers(target)?);
-        Ok(Call { path, headers, body, warnings: Vec::new(), api: Api::Embeddings })
+        Ok(Call { path, headers, body, warnings, api: Api::Embeddings })
     }
 
     /// Another gateway counts as Anthropic's API does; others of this API do not.

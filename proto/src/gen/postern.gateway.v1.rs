@@ -87,6 +87,9 @@ pub struct Embedding {
     /// Instead of inputs, for servers that take tokens: at most 2048. Default: none.
     #[prost(message, repeated, tag = "4")]
     pub tokens: ::prost::alloc::vec::Vec<super::super::completion::v1::TokenIds>,
+    /// Further members as a JSON object, for servers that may know them. Default: none.
+    #[prost(string, tag = "5")]
+    pub extra_json: ::prost::alloc::string::String,
 }
 /// A text's vector.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -198,6 +201,9 @@ pub struct EmbedResponse {
     /// What it cost.
     #[prost(message, optional, tag = "3")]
     pub usage: ::core::option::Option<super::super::completion::v1::Usage>,
+    /// What was left out of the request.
+    #[prost(string, repeated, tag = "4")]
+    pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Request of ListModels.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

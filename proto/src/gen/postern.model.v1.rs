@@ -100,6 +100,9 @@ pub struct EmbedRequest {
     /// Instead of inputs, for servers that take tokens. Default: none.
     #[prost(message, repeated, tag = "4")]
     pub tokens: ::prost::alloc::vec::Vec<super::super::completion::v1::TokenIds>,
+    /// Further members as a JSON object, for servers that may know them. Default: none.
+    #[prost(string, tag = "5")]
+    pub extra_json: ::prost::alloc::string::String,
 }
 /// Response of Embed.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -110,6 +113,9 @@ pub struct EmbedResponse {
     /// What it cost.
     #[prost(message, optional, tag = "2")]
     pub usage: ::core::option::Option<super::super::completion::v1::Usage>,
+    /// What was left out of the request.
+    #[prost(string, repeated, tag = "3")]
+    pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Request of CountTokens.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -101,7 +101,8 @@ pub async fn run(client: &Client, args: Run, json: bool) -> Result<Output, Probl
 /// Embeds texts.
 pub async fn embed(client: &Client, args: Embed) -> Result<Output, Problem> {
     let (model, tokens) = (args.model.unwrap_or_default(), Vec::new());
-    let embedding = pb::Embedding { model, inputs: args.texts, dimensions: args.dimensions, tokens };
+    let embedding =
+        pb::Embedding { model, inputs: args.texts, dimensions: args.dimensions, tokens, ..Default::default() };
     let message = pb::EmbedRequest { embedding: Some(embedding) };
     let request = request(client, message, Feature::Embed, args.via).await?;
     let answer = service(client, args.via).embed(request).await.map_err(failed)?.into_inner();

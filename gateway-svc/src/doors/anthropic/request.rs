@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::answer::Writer;
 use crate::ask::{Ask, Task};
 use crate::doors::http::{Parsed, Told};
-use crate::doors::wire::{CacheControl, TextOr, extra_json, list, read, refuse_unoffered};
+use crate::doors::wire::{CacheControl, TextOr, extra_json, list, read, refuse_unoffered, take_known};
 
 #[derive(Deserialize)]
 struct Body {
@@ -231,12 +231,13 @@ fn ask(body: Body) -> Result<Ask, Failure> {
     if let (Some(last), Some(mark)) = (last, body.cache_control) {
         last.cache = Some(mark.into());
     }
-    let tools = body.tools.into_iter().map(tool).collect::<Result<_, _>>()?;
+    let mut warnings = Vec::new();
+    let tools = body.tools.into_iter().filter_map(|wire| tool(wire, &mut warnings)).collect();
     let mut extra = body.extra;
     extra.retain(|name, _| !HINTS.contains(&name.as_str()));
     let parallel = body.tool_choice.as_ref().and_then(|choice| choice.disable_parallel_tool_use);
     let OutputConfig { effort, format } = body.output_config.unwrap_or(OutputConfig { effort: None, format: None });
-    let parameters = Parameters {
+    let mut parameters = Parameters {
         max_tokens: body.max_tokens,
         temperature: body.temperature,
         top_p: body.top_p,
@@ -245,9 +246,10 @@ fn ask(body: Body) -> Result<Ask, Failure> {
         user: body.metadata.and_then(|metadata| metadata.user_id),
         parallel_tool_calls: parallel.map(|disabled| !disabled),
         reasoning_effort: effort.or(body.thinking.and_then(thought)),
-        extra_json: extra_json(extra)?,
         ..Parameters::default()
     };
+    take_known(&mut extra, &mut parameters)?;
+    parameters.extra_json = extra_json(extra)?;
     let chat = ChatPrompt {
         messages,
         tools,
@@ -255,7 +257,7 @@ fn ask(body: Body) -> Result<Ask, Failure> {
         response_format: format.or(body.output_format).map(demanded).transpose()?,
     };
     let model = Some(body.model).filter(|model| !model.is_empty());
-    Ok(Ask { model, task: Task::Chat(chat), parameters, session: None, warnings: Vec::new() })
+    Ok(Ask { model, task: Task::Chat(chat), parameters, session: None, warnings })
 }
 
 fn message(role: Role) -> Message {
@@ -393,11 +395,14 @@ fn passages(content: TextOr<Passage>) -> String {
     }
 }
 
-fn tool(wire: WireTool) -> Result<Tool, Failure> {
-    if wire.r#type.as_deref().is_some_and(|kind| kind != "custom") {
-        return Err(Failure::field("tools", "only tools of the caller's own are offered"));
+/// A tool of the caller's; what only the vendor runs is left out.
+fn tool(wire: WireTool, warnings: &mut Vec<String>) -> Option<Tool> {
+    if let Some(kind) = wire.r#type.as_deref().filter(|kind| *kind != "custom") {
+        let shown: String = kind.chars().filter(|c| !c.is_control()).take(64).collect();
+        warnings.push(format!("the tool `{shown}` was dropped: only its vendor runs it"));
+        return None;
     }
-    Ok(Tool {
+    Some(Tool {
         name: wire.name,
         description: wire.description.unwrap_or_default(),
         parameters_json: wire.input_schema.map(|schema| schema.get().to_owned()).unwrap_or_default(),
@@ -513,7 +518,8 @@ mod tests {
     #[test]
     fn what_widely_used_tools_send_beside_is_no_hindrance() {
         let ask = asked(&json!({
-            "max_tokens": 5, "thinking": { "type": "adaptive" },
+            "max_tokens": 5, "thinking": { "type": "adaptive" }, "seed": 7, "stop": ["END"], "n": 1,
+            "tools": [{ "type": "web_search_20250305", "name": "web_search" }],
             "context_management": { "edits": [{ "type": "clear_thinking_20251015", "keep": "all" }] },
             "output_config": { "format": { "type": "json_schema", "schema": {
                 "type": "object", "properties": { "a": {}, "b": {} }, "required": ["a"],
@@ -527,7 +533,9 @@ mod tests {
             ],
         }))
         .unwrap();
-        assert_eq!((ask.parameters.reasoning_effort, ask.parameters.extra_json.as_str()), (None, ""));
+        assert_eq!(ask.parameters.reasoning_effort, None);
+        assert_eq!((ask.parameters.extra_json.as_str(), ask.warnings.len()), ("", 1), "{:?}", ask.warnings);
+        assert_eq!((ask.parameters.seed, ask.parameters.stop), (Some(7), vec!["END".to_owned()]));
         let Task::Chat(chat) = ask.task else { panic!("a chat") };
         assert_eq!(chat.messages[0].content, [text_part("T\nD".to_owned()), text_part("S\nP".to_owned())]);
         let Some(response_format::Format::JsonSchema(format)) = chat.response_format.unwrap().format else { panic!() };
@@ -561,7 +569,6 @@ mod tests {
             ("messages", content(json!({ "type": "document" })), "messages[0].content"),
             ("messages", content(json!({ "type": "tool_result" })), "messages[0].content"),
             ("messages", content(json!({ "type": "image", "source": { "type": "file" } })), "messages[0].content"),
-            ("tools", json!([{ "type": "web_search_20250305", "name": "web_search" }]), "tools"),
             ("tool_choice", json!({ "type": "maybe" }), "tool_choice"),
             ("mcp_servers", json!([{}]), "mcp_servers"),
             ("thread", json!({ "type": "create" }), "thread"),

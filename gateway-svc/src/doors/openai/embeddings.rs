@@ -9,10 +9,10 @@ use postern_proto::completion::v1::TokenIds;
 use serde::de::value::SeqAccessDeserializer;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::ask::Texts;
-use crate::doors::wire::{TextOr, read};
+use crate::doors::wire::{TextOr, extra_json, read};
 use crate::pipeline::Embedded;
 
 #[derive(Deserialize)]
@@ -24,6 +24,8 @@ struct Body {
     dimensions: Option<u32>,
     #[serde(default)]
     encoding_format: Option<String>,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
 }
 
 /// A text, the tokens of one, or one token of the only one.
@@ -99,7 +101,7 @@ pub(super) struct Parsed {
 const LARGE: &[&str] = &["input"];
 
 pub(super) fn parse(body: &[u8]) -> Result<Parsed, Failure> {
-    let Body { model, input, dimensions, encoding_format } = read(body, LARGE)?;
+    let Body { model, input, dimensions, encoding_format, extra } = read(body, LARGE)?;
     let (inputs, tokens) = inputs(input)?;
     let encoding = match encoding_format.as_deref() {
         None | Some("float") => Encoding::Float,
@@ -107,11 +109,11 @@ pub(super) fn parse(body: &[u8]) -> Result<Parsed, Failure> {
         Some(_) => return Err(Failure::field("encoding_format", "must be float or base64")),
     };
     let model = Some(model).filter(|model| !model.is_empty());
-    Ok(Parsed { ask: Texts { model, inputs, tokens, dimensions }, encoding })
+    Ok(Parsed { ask: Texts { model, inputs, tokens, dimensions, extra_json: extra_json(extra)? }, encoding })
 }
 
 pub(super) fn answer(embedded: Embedded, encoding: Encoding) -> Value {
-    let Embedded { model, vectors, usage } = embedded;
+    let Embedded { model, vectors, usage, warnings } = embedded;
     let shown = |vector: Vec<f32>| -> Value {
         match encoding {
             Encoding::Float => vector.into(),
@@ -125,7 +127,11 @@ pub(super) fn answer(embedded: Embedded, encoding: Encoding) -> Value {
     let data: Vec<_> = vectors.into_iter().enumerate().map(one).collect();
     let tokens = usage.input_tokens.unwrap_or(0);
     let usage = json!({ "prompt_tokens": tokens, "total_tokens": tokens });
-    json!({ "object": "list", "data": data, "model": model, "usage": usage })
+    let mut answer = json!({ "object": "list", "data": data, "model": model, "usage": usage });
+    if !warnings.is_empty() {
+        answer["postern_warnings"] = warnings.into();
+    }
+    answer
 }
 
 #[cfg(test)]
@@ -154,7 +160,12 @@ mod tests {
 
     #[test]
     fn vectors_are_numbers_or_base64() {
-        let embedded = || Embedded { model: "m".to_owned(), vectors: vec![vec![1.0, -0.5]], usage: Default::default() };
+        let embedded = || Embedded {
+            model: "m".to_owned(),
+            vectors: vec![vec![1.0, -0.5]],
+            usage: Default::default(),
+            warnings: Vec::new(),
+        };
         assert_eq!(answer(embedded(), Encoding::Float)["data"][0]["embedding"], json!([1.0, -0.5]));
         assert_eq!(answer(embedded(), Encoding::Base64)["data"][0]["embedding"], "AACAPwAAAL8=");
     }

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::ask::{Ask, Task};
 use crate::doors::http::{Parsed, Told};
-use crate::doors::wire::{TextOr, extra_json, list, members, read, refuse_unoffered};
+use crate::doors::wire::{TextOr, extra_json, list, members, read, refuse_unoffered, take_known};
 use answer::{Echo, Writer};
 use tools::{Tools, WireTool, shown};
 
@@ -192,7 +192,7 @@ pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
         // For servers of this API; others say what they thought, or do not.
         extra.insert("reasoning_summary".to_owned(), summary.into());
     }
-    let parameters = Parameters {
+    let mut parameters = Parameters {
         top_logprobs,
         max_tokens: body.max_output_tokens,
         temperature: body.temperature,
@@ -200,9 +200,10 @@ pub(super) fn parse(body: &[u8], told: Told) -> Result<Parsed, Failure> {
         user: body.user,
         parallel_tool_calls: body.parallel_tool_calls,
         reasoning_effort: effort,
-        extra_json: extra_json(extra)?,
         ..Parameters::default()
     };
+    take_known(&mut extra, &mut parameters)?;
+    parameters.extra_json = extra_json(extra)?;
     let chat = ChatPrompt {
         messages,
         tools,
