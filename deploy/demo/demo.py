@@ -74,6 +74,8 @@ class Demo:
             self.model_url = self.own_server
             self.model_id = os.environ.get("MODEL_NAME") or ""
             self.model_key = os.environ.get("MODEL_KEY", "")
+            if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", self.own_server):
+                raise Failed(f"MODEL_URL is no URL: `{self.own_server}`; give it like http://host:8000/v1")
             if not self.model_id:
                 raise Failed("MODEL_URL is set: set MODEL_NAME to the model's name at that server too")
         else:
