@@ -68,6 +68,9 @@ pub struct Texts {
     pub extra_json: String,
 }
 
+/// Largest further members of what is embedded, in bytes: they go with each part of it.
+const MAX_EXTRA_BYTES: usize = 64 * 1024;
+
 impl Texts {
     /// Checks sizes.
     ///
@@ -83,6 +86,9 @@ impl Texts {
         }
         if self.dimensions == Some(0) {
             return Err(Failure::field("dimensions", "must be at least 1"));
+        }
+        if self.extra_json.len() > MAX_EXTRA_BYTES {
+            return Err(Failure::field("extra_json", format!("is larger than {} KiB", MAX_EXTRA_BYTES >> 10)));
         }
         let tokens = self.tokens.iter().map(|tokens| tokens.ids.len() * BYTES_PER_TOKEN).sum::<usize>();
         if self.inputs.iter().map(String::len).sum::<usize>() + tokens > MAX_PROMPT_BYTES {

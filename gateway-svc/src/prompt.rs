@@ -87,7 +87,7 @@ pub fn build(
             let files: Vec<_> = files.iter().map(plain_file).collect();
             let code = trim::trim((&prefix, &suffix), &files, model.context_length, parameters.max_tokens);
             let template = registry.pick(Feature::CodeCompletion, &model.family, pinned);
-            let mut prompt = code_prompt(&code, file_path, model, parameters, template)?;
+            let mut prompt = code_prompt(&code, &plain(file_path), model, parameters, template)?;
             if code.was_trimmed {
                 prompt.warnings.push("the code was trimmed to what the model has room for".to_owned());
             }
@@ -301,12 +301,8 @@ mod tests {
         for code in [CodeMode::Layout, CodeMode::Server, CodeMode::Chat] {
             for family in ["qwen3", "qwen2.5-coder", "general"] {
                 let file = SourceFile { path: forged(), text: forged() };
-                let task = Task::Code {
-                    prefix: forged(),
-                    suffix: Some(forged()),
-                    file_path: "a.rs".to_owned(),
-                    files: vec![file],
-                };
+                let task =
+                    Task::Code { prefix: forged(), suffix: Some(forged()), file_path: forged(), files: vec![file] };
                 let shown = format!("{:?}", build_for(code, family, &task).unwrap().prompt);
                 assert!(!shown.contains(TOKEN) && shown.contains("x< |im_end|>"), "{family}: {shown}");
             }

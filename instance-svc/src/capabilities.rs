@@ -368,7 +368,8 @@ pub fn of(provider: &str, family: &str, identifier: &str, said: &Capabilities) -
         tools: said.tools,
         structured_output: said.structured_output.or(known.structured_output),
         images: said.images.or(known.images),
-        chat_api: said.chat_api.clone().or(known.chat_api.map(str::to_owned)),
+        // Behind `vendor/` it is served by somebody else, who may have another API for it.
+        chat_api: said.chat_api.clone().or(known.chat_api.filter(|_| !identifier.contains('/')).map(str::to_owned)),
         reasoning_history: said.reasoning_history.or(known.reasoning_history),
         adaptive_thinking: said.adaptive_thinking.or(known.adaptive_thinking),
         refused_parameters: said
@@ -497,6 +498,7 @@ mod tests {
         );
         assert_eq!(refused("openai", "gpt-5.5", &nothing), ["stop"]);
         assert_eq!(of("openai", "gpt", "gpt-5.5", &nothing).chat_api(), "responses");
+        assert_eq!(of("openai", "gpt", "openai/gpt-5.5", &nothing).chat_api, None);
         assert_eq!(of("bedrock", "gpt", "us.openai.gpt-5.6-sol", &nothing).sampling, Some(false));
         // What an administrator says is in place of what is known.
         let seed = Capabilities { refused_parameters: Some(names(&["seed"])), ..Default::default() };

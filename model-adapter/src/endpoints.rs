@@ -77,6 +77,12 @@ impl Endpoint {
         format!("{}{path}", self.connection.url).parse().map_err(Failure::internal)
     }
 
+    /// Requests that may be at work at once.
+    #[must_use]
+    pub fn at_once(&self) -> usize {
+        self.connection.idle.max(1)
+    }
+
     /// The secrets, to take them out of what a server said.
     pub fn secrets(&self) -> impl Iterator<Item = SecretString> {
         let own = self.api_key.iter().cloned().chain(self.aws.iter().flat_map(|aws| aws.secrets()));

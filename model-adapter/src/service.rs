@@ -34,6 +34,9 @@ const MAX_EMBEDDINGS_BYTES: usize = 64 * 1024 * 1024;
 /// Where Bedrock says how many tokens a model read, whatever the model itself says.
 const COUNT_HEADER: &str = "x-amzn-bedrock-input-token-count";
 
+/// Numbers in all vectors of one answer.
+const MAX_NUMBERS: usize = 16 * 1024 * 1024;
+
 /// Requests for parts of what is to be embedded that are under way at once.
 const BATCHES_AT_ONCE: usize = 4;
 
@@ -63,8 +66,18 @@ impl Models {
             requests = batches.len(),
             "calling the model"
         );
-        let read = stream::iter(batches.into_iter().map(|batch| self.embed_batch(&endpoint, batch, id)));
-        let read = embeddings::together(read.buffered(BATCHES_AT_ONCE).try_collect().await?);
+        let at_once = BATCHES_AT_ONCE.min(endpoint.at_once());
+        let mut answers = stream::iter(batches.map(|batch| self.embed_batch(&endpoint, batch, id))).buffered(at_once);
+        let (mut read, mut numbers) = (Vec::new(), 0);
+        while let Some(part) = answers.try_next().await? {
+            numbers += part.vectors.iter().map(|vector| vector.values.len()).sum::<usize>();
+            if numbers > MAX_NUMBERS {
+                let message = "the embeddings of so many texts are too large for one answer; ask for fewer";
+                return Err(Failure::new(Reason::RequestTooLarge, message).with_blame(Blame::Client));
+            }
+            read.push(part);
+        }
+        let read = embeddings::together(read);
         let usage = Some(read.usage.unwrap_or_else(emit::absent_usage));
         Ok(pb::EmbedResponse { embeddings: read.vectors, usage, warnings: read.warnings })
     }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -123,17 +123,21 @@ impl Connector {
     }
 
     /// The way to a URL's host. What is called over https by a name, and has no networks listed, is reached by way of the proxy where there is
-    /// one; a name that is known here to stand for refused addresses alone is still refused.
+    /// one; a name that is known here to stand for a refused address is refused, whichever others it has.
     ///
     /// # Errors
     /// [`ConnectError`] when there is none.
     pub async fn way(&self, uri: &Uri) -> Result<Way<'_>, ConnectError> {
-        let is_name = host_and_port(uri)?.0.parse::<IpAddr>().is_err();
-        let is_outside = uri.scheme_str() == Some("https") && is_name && self.direct.policy.lists_nothing();
-        match (self.proxy.as_deref().filter(|_| is_outside), self.direct.resolve(uri).await) {
-            (Some(proxy), Ok(_) | Err(ConnectError::Resolve { .. })) => Ok(Way::Proxy(proxy)),
-            (None, Ok(addresses)) => Ok(Way::Direct(addresses)),
-            (_, Err(error)) => Err(error),
+        let host = host_and_port(uri)?.0;
+        let is_outside = uri.scheme_str() == Some("https") && is_name(host) && self.direct.policy.lists_nothing();
+        let Some(proxy) = self.proxy.as_deref().filter(|_| is_outside) else {
+            return self.direct.resolve(uri).await.map(Way::Direct);
+        };
+        // Where names outside are not looked up here, that may show in silence alone.
+        match tokio::time::timeout(self.timeout / 4, self.direct.judged(uri)).await {
+            Ok(Ok((_, Some(denied)))) => Err(ConnectError::Denied { host: host.to_owned(), denied }),
+            Ok(Ok(_) | Err(ConnectError::Resolve { .. })) | Err(_) => Ok(Way::Proxy(proxy)),
+            Ok(Err(error)) => Err(error),
         }
     }
 
@@ -195,8 +199,8 @@ impl Direct {
         Ok(tokio::net::lookup_host((host, port)).await?.collect())
     }
 
-    /// The checked addresses of a URL's host, in the resolver's order.
-    async fn resolve(&self, uri: &Uri) -> Result<Vec<SocketAddr>, ConnectError> {
+    /// The addresses of a URL's host that may be dialled, in the resolver's order, and the first refusal among the others.
+    async fn judged(&self, uri: &Uri) -> Result<(Vec<SocketAddr>, Option<AddressDenied>), ConnectError> {
         let (host, port) = host_and_port(uri)?;
         let found =
             self.look_up(host, port).await.map_err(|source| ConnectError::Resolve { host: host.to_owned(), source })?;
@@ -208,15 +212,31 @@ impl Direct {
                 Err(reason) => denied = denied.or(Some(reason)),
             }
         }
-        match denied {
-            Some(denied) if allowed.is_empty() => Err(ConnectError::Denied { host: host.to_owned(), denied }),
-            None if allowed.is_empty() => Err(ConnectError::Resolve {
-                host: host.to_owned(),
+        Ok((allowed, denied))
+    }
+
+    /// The checked addresses of a URL's host, in the resolver's order.
+    async fn resolve(&self, uri: &Uri) -> Result<Vec<SocketAddr>, ConnectError> {
+        let host = || host_and_port(uri).map(|(host, _)| host.to_owned()).unwrap_or_default();
+        match self.judged(uri).await? {
+            (allowed, Some(denied)) if allowed.is_empty() => Err(ConnectError::Denied { host: host(), denied }),
+            (allowed, None) if allowed.is_empty() => Err(ConnectError::Resolve {
+                host: host(),
                 source: io::Error::new(io::ErrorKind::NotFound, "no address"),
             }),
-            _ => Ok(allowed),
+            (allowed, _) => Ok(allowed),
         }
     }
+}
+
+/// Whether a host is a name, and not this machine's or what some resolver takes for an address (as URLs' own standard has it: what ends in a
+/// number is one).
+fn is_name(host: &str) -> bool {
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let is_number = last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x");
+    let is_here = host == "localhost" || host.ends_with(".localhost");
+    !(is_number || is_here || host.contains([':', '%', '[']))
 }
 
 fn host_and_port(uri: &Uri) -> Result<(&str, u16), ConnectError> {
@@ -435,6 +455,27 @@ mod tests {
             let refused = way(&[], stands_for(address), "https://model.test/v1").await;
             assert!(matches!(refused, Err(ConnectError::Denied { .. })), "{address}: {refused:?}");
         }
+        // What a resolver may take for an address, and what is this machine, is no name for a proxy to look up.
+        for host in [
+            "169.254.169.254.",
+            "127.0.0.1.",
+            "0x7f.1.",
+            "0X7F000001",
+            "6425673729",
+            "localhost.",
+            "a.LOCALHOST",
+            "[::1]",
+            "[::ffff:169.254.169.254%25x]",
+        ] {
+            let gone = way(&[], stands_for(""), &format!("https://{host}/v1")).await;
+            assert!(matches!(gone, Err(ConnectError::Resolve { .. })), "{host}: {gone:?}");
+        }
+        // One refused address is enough.
+        let both: Resolver = Arc::new(|_, port| {
+            let addresses = ["93.184.215.14", "10.0.0.1"].map(|text| SocketAddr::new(text.parse().unwrap(), port));
+            Box::pin(async move { Ok(addresses.to_vec()) })
+        });
+        assert!(matches!(way(&[], both, "https://model.test/v1").await, Err(ConnectError::Denied { .. })));
         let listed = way(&["10.0.0.0/8"], stands_for("10.0.0.1"), "https://model.test/v1").await;
         assert_eq!(listed.unwrap(), "10.0.0.1:443");
         let unknown = way(&["10.0.0.0/8"], stands_for(""), "https://model.test/v1").await;

@@ -17,7 +17,7 @@ use tower::{Layer, Service};
 /// What is told then.
 #[must_use]
 pub fn draining() -> Failure {
-    Failure::new(Reason::Draining, "the process is stopping and its grace is over; try again")
+    Failure::new(Reason::Draining, "the process is stopping and its grace is over")
 }
 
 /// Puts the last word after a service.

@@ -67,19 +67,26 @@ pub fn thinking(parameters: &Parameters, max_tokens: u32, may_think: bool, is_ad
 pub fn schema(mut schema: Value) -> Value {
     match &mut schema {
         Value::Object(members) => {
-            let untold: Vec<_> = UNTOLD.iter().filter_map(|name| Some((*name, members.remove(*name)?))).collect();
+            let untold: Vec<_> = UNTOLD.iter().filter_map(|name| Some((*name, members.shift_remove(*name)?))).collect();
             if !untold.is_empty() {
                 let told: Vec<_> = untold.iter().map(|(name, value)| format!("{name}: {value}")).collect();
                 let before = members.get("description").and_then(Value::as_str).map(|text| format!("{text} "));
                 let description = format!("{}({})", before.unwrap_or_default(), told.join(", "));
                 members.insert("description".to_owned(), description.into());
             }
-            if members.get("type").is_some_and(|kind| kind == "object") || members.contains_key("properties") {
+            let names_object =
+                |kind: &Value| kind == "object" || kind.as_array().is_some_and(|all| all.contains(&"object".into()));
+            let is_object = members.get("type").is_some_and(names_object) || members.contains_key("properties");
+            // A map of a kind of its own stays one, whatever comes of it.
+            if is_object && members.get("additionalProperties").is_none_or(Value::is_boolean) {
                 members.insert("additionalProperties".to_owned(), false.into());
             }
             for (name, member) in members.iter_mut() {
                 // Names of properties are no keywords.
-                let is_named = matches!(name.as_str(), "properties" | "$defs" | "definitions");
+                let is_named = matches!(
+                    name.as_str(),
+                    "properties" | "$defs" | "definitions" | "patternProperties" | "dependentSchemas"
+                );
                 let given = member.take();
                 *member = match given {
                     Value::Object(named) if is_named => {

@@ -71,30 +71,33 @@ impl Shape {
     }
 }
 
-/// The requests to a server that takes so many texts in one.
+/// The requests to a server that takes so many texts in one, each made when it is its turn.
 ///
 /// # Errors
 /// REQUEST_INVALID for no texts, or too many.
-pub fn batches(asked: EmbedRequest, most: usize) -> Result<Vec<EmbedRequest>, Failure> {
-    let EmbedRequest { endpoint_id, inputs, dimensions, tokens, extra_json } = asked;
-    if (inputs.is_empty() == tokens.is_empty()) || inputs.len().max(tokens.len()) > MOST_INPUTS {
+pub fn batches(asked: EmbedRequest, most: usize) -> Result<impl ExactSizeIterator<Item = EmbedRequest>, Failure> {
+    let (texts, tokens) = (asked.inputs.len(), asked.tokens.len());
+    if (texts == 0) == (tokens == 0) || texts.max(tokens) > MOST_INPUTS {
         return Err(Failure::field("inputs", format!("must be 1 to {MOST_INPUTS} texts")));
     }
-    let batch = |inputs: &[String], tokens: &[TokenIds]| EmbedRequest {
-        endpoint_id: endpoint_id.clone(),
-        inputs: inputs.to_vec(),
-        dimensions,
-        tokens: tokens.to_vec(),
-        extra_json: extra_json.clone(),
+    let batch = move |nth: usize| {
+        let EmbedRequest { endpoint_id, inputs, dimensions, tokens, extra_json } = &asked;
+        EmbedRequest {
+            endpoint_id: endpoint_id.clone(),
+            inputs: inputs.iter().skip(nth * most).take(most).cloned().collect(),
+            dimensions: *dimensions,
+            tokens: tokens.iter().skip(nth * most).take(most).cloned().collect(),
+            extra_json: extra_json.clone(),
+        }
     };
-    let (texts, tokens) = (inputs.chunks(most), tokens.chunks(most));
-    Ok(texts.map(|inputs| batch(inputs, &[])).chain(tokens.map(|tokens| batch(&[], tokens))).collect())
+    Ok((0..texts.max(tokens).div_ceil(most)).map(batch))
 }
 
 /// The vectors of all batches in their order, and what they cost together where each says it.
 #[must_use]
 pub fn together(batches: Vec<Embeddings>) -> Embeddings {
-    let usage = batches.iter().map(|batch| batch.usage?.input_tokens).sum::<Option<u64>>().map(reported);
+    let cost = batches.iter().try_fold(0_u64, |sum, batch| Some(sum.saturating_add(batch.usage?.input_tokens?)));
+    let usage = cost.map(reported);
     let warnings = batches.first().map(|batch| batch.warnings.clone()).unwrap_or_default();
     Embeddings { vectors: batches.into_iter().flat_map(|batch| batch.vectors).collect(), usage, warnings }
 }
@@ -259,7 +262,8 @@ fn usage(answer: &Value) -> Option<Usage> {
     // Vertex says it of each text.
     let of_each = || {
         let predictions = answer["predictions"].as_array()?;
-        predictions.iter().map(|one| one["embeddings"]["statistics"]["token_count"].as_u64()).sum()
+        let count = |one: &Value| one["embeddings"]["statistics"]["token_count"].as_u64();
+        predictions.iter().try_fold(0_u64, |sum, one| Some(sum.saturating_add(count(one)?)))
     };
     said.or_else(of_each).map(reported)
 }
@@ -332,7 +336,7 @@ mod tests {
             ..Default::default()
         };
         let sizes = |texts, shape: Shape, model| {
-            let batches = batches(asked(texts), shape.most_texts(model)).unwrap();
+            let batches: Vec<_> = batches(asked(texts), shape.most_texts(model)).unwrap().collect();
             assert!(batches.iter().all(|batch| batch.dimensions == Some(8)));
             assert_eq!(batches.iter().flat_map(|batch| batch.inputs.clone()).collect::<Vec<_>>(), asked(texts).inputs);
             batches.iter().map(|batch| batch.inputs.len()).collect::<Vec<_>>()
@@ -344,7 +348,7 @@ mod tests {
         assert_eq!(sizes(10, Shape::Vertex, "text-embedding-005"), [9, 1]);
         assert_eq!(sizes(3, Shape::Titan, "m"), [1, 1, 1]);
         let tokens = |count| EmbedRequest { tokens: vec![TokenIds { ids: vec![1] }; count], ..Default::default() };
-        assert_eq!(batches(tokens(3), 2).unwrap().iter().map(|batch| batch.tokens.len()).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(batches(tokens(3), 2).unwrap().map(|batch| batch.tokens.len()).collect::<Vec<_>>(), [2, 1]);
         for refused in [asked(0), asked(2049), tokens(2049), EmbedRequest { tokens: tokens(1).tokens, ..asked(1) }] {
             assert!(batches(refused, 100).is_err());
         }

@@ -81,7 +81,10 @@ fn from_parts(status: u16, error: Option<&Value>) -> Failure {
                 .with_detail(format_args!("status {status}"));
         }
         // Anthropic says so under status 400 too.
-        _ if status == 402 || kind == "billing_error" || says.contains("credit balance is too low") => {
+        _ if status == 402
+            || kind == "billing_error"
+            || status == 400 && says.starts_with("your credit balance is too low to access the anthropic api") =>
+        {
             let message = "the account of the configured credential has no credit at the model's server; an administrator can see to it";
             return Failure::new(Reason::ModelCredentialRejected, message)
                 .with_blame(Blame::Adapter)

@@ -87,8 +87,11 @@ impl Provider for OpenAi {
     }
 
     fn call(&self, target: &Target<'_>, generation: &Generation, stream: bool) -> Result<Call, Failure> {
+        let choices = generation.parameters.as_ref().and_then(|parameters| parameters.choices);
+        let wants_one = choices.is_none_or(|choices| choices <= 1);
         let (api, body, warnings) = match &generation.prompt {
-            Some(generation::Prompt::Chat(chat)) if target.capabilities.chat_api() == "responses" => {
+            // Which gives one answer.
+            Some(generation::Prompt::Chat(chat)) if target.capabilities.chat_api() == "responses" && wants_one => {
                 responses_request::body(target, chat, generation.parameters.as_ref(), stream)?
             }
             _ => request::body(target, generation, stream, self.dialect)?,

@@ -28,7 +28,13 @@ pub fn headers(name: HeaderName, prefix: &str, key: Option<&SecretString>) -> Re
 
 /// The name of a call as those take it that allow letters, digits, `_` and `-` alone; a call and its result come out alike.
 pub fn plain_id(id: &str) -> String {
-    id.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') { c } else { '_' }).collect()
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if !id.is_empty() && id.chars().all(is_plain) {
+        return id.to_owned();
+    }
+    let plain: String = id.chars().map(|c| if is_plain(c) { c } else { '_' }).take(48).collect();
+    // Two that differ stay two.
+    format!("{plain}_{:08x}", crc32fast::hash(id.as_bytes()))
 }
 
 /// A name as one segment of a path.
@@ -184,6 +190,10 @@ impl<'a> Dropped<'a> {
     /// Drops the members that only servers of OpenAI's API may know.
     pub fn extra(&mut self, parameters: &Parameters) -> Result<(), Failure> {
         for name in json_object("parameters.extra_json", &parameters.extra_json)?.keys() {
+            // A hint for servers of another API, on which no answer depends.
+            if name == "reasoning_summary" {
+                continue;
+            }
             let shown: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
             self.parameter(&shown, true);
         }

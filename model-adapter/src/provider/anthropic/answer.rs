@@ -110,6 +110,7 @@ pub(super) fn read(body: &[u8]) -> Result<Completion, Failure> {
 fn arguments(input: &Value) -> String {
     match input {
         Value::Null => "{}".to_owned(),
+        Value::String(json) if json.trim().is_empty() => "{}".to_owned(),
         Value::String(json) => json.clone(),
         input => input.to_string(),
     }
@@ -255,7 +256,12 @@ impl Events {
         };
         // What is passed over needs no place.
         if !matches!(begun, Block::Plain) {
-            self.blocks.insert(place(said)?, begun);
+            if self.blocks.len() >= MAX_PARTS {
+                return Err(invalid("too many blocks at once"));
+            }
+            if let Some(before) = self.blocks.insert(place(said)?, begun) {
+                before.end(out);
+            }
         }
         Ok(())
     }

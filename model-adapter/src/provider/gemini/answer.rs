@@ -37,10 +37,11 @@ fn usage(said: &Value) -> Usage {
     let thoughts = count("thoughtsTokenCount");
     Usage {
         // What tools of the server's own brought is read like the prompt.
-        input_tokens: count("promptTokenCount").map(|asked| asked + count("toolUsePromptTokenCount").unwrap_or(0)),
+        input_tokens: count("promptTokenCount")
+            .map(|asked| asked.saturating_add(count("toolUsePromptTokenCount").unwrap_or(0))),
         // Thoughts are paid for like the rest of the answer.
         // A count of nothing is left out.
-        output_tokens: Some(count("candidatesTokenCount").unwrap_or(0) + thoughts.unwrap_or(0)),
+        output_tokens: Some(count("candidatesTokenCount").unwrap_or(0).saturating_add(thoughts.unwrap_or(0))),
         cached_input_tokens: count("cachedContentTokenCount"),
         reasoning_tokens: thoughts,
         provenance: UsageProvenance::Reported as i32,

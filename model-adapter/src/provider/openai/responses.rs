@@ -178,7 +178,7 @@ impl Events {
     }
 
     fn begin(&mut self, event: &Value, out: &mut Vec<CompletionEvent>) -> Result<u64, Failure> {
-        let next = || self.items.keys().next_back().map_or(0, |newest| newest + 1);
+        let next = || self.items.keys().next_back().map_or(0, |newest| newest.saturating_add(1));
         let place = event["output_index"].as_u64().unwrap_or_else(next);
         let item = &event["item"];
         let names = ["id", "call_id"].map(|name| text(item, name).to_owned());
